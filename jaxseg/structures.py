@@ -1,0 +1,114 @@
+"""The pytrees that cross the borders between stages.
+
+Every padded array has its validity mask beside it, and True always means real. Arrays may be
+numpy's (from the loader) or JAX's; all of them are data, so the structs pass through `jit`,
+`vmap` and sharding as they are.
+"""
+
+import flax.struct
+
+from jaxseg.typing import Array, Bool, Float, Int, Num
+
+
+@flax.struct.dataclass
+class Images:
+    """Images on one canvas, each at the top left.
+
+    Attributes:
+      pixels: RGB; uint8 as decoded, or float32 after `ops.images.normalize`, zero on padding.
+      mask: True on real pixels.
+    """
+
+    pixels: Num[Array, "b h w 3"]
+    mask: Bool[Array, "b h w"]
+
+
+@flax.struct.dataclass
+class Features:
+    """Maps of several strides, finest first.
+
+    Attributes:
+      maps: for each level (b, h, w, c).
+      masks: for each level (b, h, w), True on real positions.
+    """
+
+    maps: tuple[Float[Array, "b _h _w _c"], ...]
+    masks: tuple[Bool[Array, "b _h _w"], ...]
+
+
+@flax.struct.dataclass
+class Targets:
+    """The objects of each image, padded to t slots.
+
+    Attributes:
+      labels: class indices as the model numbers them; anything in empty slots.
+      boxes: cxcywh in [0, 1] of the image's own extent on the canvas (not of the canvas).
+      mask: True on real objects.
+      masks: optional object masks on the images' canvas, False on padding.
+    """
+
+    labels: Int[Array, "b t"]
+    boxes: Float[Array, "b t 4"]
+    mask: Bool[Array, "b t"]
+    masks: Bool[Array, "b t h w"] | None = None
+
+
+@flax.struct.dataclass
+class Batch:
+    """What the loader yields and a training or evaluation step consumes.
+
+    Attributes:
+      images: uint8 canvases with their masks.
+      targets: objects of each image.
+      index: position of each image in its data set (the host maps it to the image's id).
+      sizes: (h, w) of each image on the canvas.
+      original_sizes: (h, w) of each image's file, the frame that detections are returned in.
+      mask: True on real images; False on the rows that fill up the last batch.
+    """
+
+    images: Images
+    targets: Targets
+    index: Int[Array, " b"]
+    sizes: Int[Array, "b 2"]
+    original_sizes: Int[Array, "b 2"]
+    mask: Bool[Array, " b"]
+
+
+@flax.struct.dataclass
+class DetectorOutput:
+    """What a detector predicts, with the intermediates that study and parity ask for.
+
+    Attributes:
+      logits: class logits of every decoder layer, the last layer last.
+      boxes: cxcywh in [0, 1] of each image's own extent.
+      states: decoder states that the heads read.
+      memory: encoder output, all levels joined row by row.
+      features: what the backbone returned.
+      position: the position embedding of the encoder's tokens.
+      extras: whatever else one model names (references, proposals, denoising outputs).
+    """
+
+    logits: Float[Array, "l b q k"]
+    boxes: Float[Array, "l b q 4"]
+    states: Float[Array, "l b q d"]
+    memory: Float[Array, "b n d"]
+    features: Features
+    position: Float[Array, "b n d"]
+    extras: dict = flax.struct.field(default_factory=dict)
+
+
+@flax.struct.dataclass
+class Detections:
+    """Boxes as a user reads them, best first unless the model keeps its own order.
+
+    Attributes:
+      boxes: xyxy in pixels of the original image, not clipped.
+      scores: in [0, 1].
+      labels: class indices as the model numbers them.
+      masks: optional object masks in the original image's frame.
+    """
+
+    boxes: Float[Array, "b q 4"]
+    scores: Float[Array, "b q"]
+    labels: Int[Array, "b q"]
+    masks: Bool[Array, "b q h w"] | None = None
