@@ -1,1 +1,26 @@
+"""Models by name: the allow-list from which a checkpoint's `config.json` may build."""
 
+from collections.abc import Callable
+
+from flax import linen as nn
+
+from jaxseg.models import detr
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "detr.r50": detr.r50,
+    "detr.r50_dc5": detr.r50_dc5,
+    "detr.r101": detr.r101,
+    "detr.r101_dc5": detr.r101_dc5,
+    "detr.tiny": detr.tiny,
+}
+
+
+def build(name: str, **fields) -> nn.Module:
+    """Build a model of `MODELS`; `fields` are the builder's keyword arguments.
+
+    Raises:
+      ValueError: no model of this name, or the builder refuses a field.
+    """
+    if name not in MODELS:
+        raise ValueError(f"no model {name!r}; there are {', '.join(sorted(MODELS))}")
+    return MODELS[name](**fields)

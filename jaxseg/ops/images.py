@@ -21,14 +21,18 @@ def normalize(images: Images, mean=IMAGENET_MEAN, std=IMAGENET_STD) -> Images:
     return Images(jnp.where(images.mask[..., None], pixels, 0.0), images.mask)
 
 
-def canvas_mask(sizes: Int[Array, "b 2"], height: int, width: int) -> Bool[Array, "b {height} {width}"]:
+def canvas_mask(
+    sizes: Int[Array, "b 2"], height: int, width: int
+) -> Bool[Array, "b {height} {width}"]:
     """True where a canvas of height × width holds an image of the given (h, w)."""
     rows = jnp.arange(height)[None, :, None] < sizes[:, 0, None, None]
     columns = jnp.arange(width)[None, None, :] < sizes[:, 1, None, None]
     return rows & columns
 
 
-def resize_mask(mask: Bool[Array, "b H W"], height: int, width: int) -> Bool[Array, "b {height} {width}"]:
+def resize_mask(
+    mask: Bool[Array, "b H W"], height: int, width: int
+) -> Bool[Array, "b {height} {width}"]:
     """Nearest neighbour as torch does it: row i reads row floor(i · H / height)."""
     rows = _nearest(mask.shape[1], height)
     columns = _nearest(mask.shape[2], width)

@@ -1,0 +1,118 @@
+"""DETR: end-to-end object detection with transformers (arXiv 2005.12872).
+
+features = backbone(images)          ResNet, the last stage
+memory   = encoder(input_proj(features) with sine positions)
+states   = decoder(learned queries, memory)
+outputs  = class_embed(states), bbox_embed(states)      for every layer
+"""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseg.models.detr.heads import softmax_detections
+from jaxseg.nn.initializers import torch_bias, torch_uniform
+from jaxseg.nn.layers import Conv, Mlp, torch_dense
+from jaxseg.ops.images import resize_mask
+from jaxseg.structures import Detections, DetectorOutput, Features, Images, Targets
+from jaxseg.typing import Array, DTypeLike, Int
+
+Canvas = Literal["padded", "exact"]
+
+
+class Detr(nn.Module):
+    """The detector of the paper's figure 2.
+
+    Attributes:
+      backbone: images to maps; the last one is used.
+      encoder, decoder: the two halves of the transformer.
+      position: mask to position embedding.
+      num_classes: labels are 0 to num_classes - 1; one more output stands for no object.
+      num_queries: detections of an image.
+      width: of the transformer.
+      canvas: "padded" computes a padded batch as the original does; "exact" gives every image
+        the result that it has alone, whatever its canvas and neighbours.
+    """
+
+    backbone: nn.Module
+    encoder: nn.Module
+    decoder: nn.Module
+    position: nn.Module
+    num_classes: int = 91
+    num_queries: int = 100
+    width: int = 256
+    canvas: Canvas = "padded"
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @property
+    def stride(self) -> int:
+        """Canvases are multiples of this."""
+        return 32
+
+    @nn.compact
+    def __call__(
+        self, images: Images, targets: Targets | None = None, train: bool = False
+    ) -> DetectorOutput:
+        """Detect.
+
+        Args:
+          images: normalised, zero on padding, (b, h, w, 3).
+          targets: not used by this model; detectors with denoising queries read them.
+          train: dropout is on (rng "dropout").
+        """
+        del targets
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        exact = self.canvas == "exact"
+        _check_images(images, self.stride if exact else 1)
+        pixels = images.pixels.astype(self.dtype)
+
+        feature = self.backbone(pixels, images.mask if exact else None)[-1]
+        b, h, w, channels = feature.shape
+        mask = resize_mask(images.mask, h, w)
+        position = self.position(mask).reshape(b, h * w, self.width)
+
+        bias_init = torch_bias(channels)
+        input_proj = Conv(
+            self.width, 1, use_bias=True, kernel_init=torch_uniform, bias_init=bias_init,
+            name="input_proj", **dtypes,
+        )  # fmt: skip
+        tokens = input_proj(feature).reshape(b, h * w, self.width)
+        memory = self.encoder(tokens, position, mask.reshape(b, -1), train)
+
+        query_init = nn.initializers.normal(1.0)
+        query = nn.Embed(
+            self.num_queries, self.width, embedding_init=query_init, name="query_embed", **dtypes
+        )(jnp.arange(self.num_queries))
+        query = jnp.broadcast_to(query, (b, *query.shape))
+        states = self.decoder(query, memory, position, mask.reshape(b, -1), train)
+
+        dense = torch_dense(self.num_classes + 1, self.width, "class_embed", **dtypes)
+        boxes = Mlp((self.width, self.width, 4), **dtypes, name="bbox_embed")(states)
+        return DetectorOutput(
+            logits=dense(states).astype(jnp.float32),
+            boxes=jax.nn.sigmoid(boxes.astype(jnp.float32)),
+            states=states,
+            memory=memory,
+            features=Features((feature,), (mask,)),
+            position=position,
+        )
+
+    def detections(self, output: DetectorOutput, original_sizes: Int[Array, "b 2"]) -> Detections:
+        """The last layer's detections in pixels of `original_sizes` (h, w)."""
+        return softmax_detections(output, original_sizes)
+
+
+def _check_images(images: Images, multiple: int) -> None:
+    shape = images.pixels.shape
+    if len(shape) != 4 or shape[-1] != 3 or shape[1] % multiple or shape[2] % multiple:
+        raise ValueError(
+            f"images must be (b, h, w, 3) with h, w multiples of {multiple}; got {shape}: "
+            "use data.batching.pad_to_multiple"
+        )
+    if not jnp.issubdtype(images.pixels.dtype, jnp.floating):
+        raise ValueError(
+            f"images must be normalised floats; got {images.pixels.dtype}: use ops.images.normalize"
+        )

@@ -1,0 +1,103 @@
+"""The dense transformer encoder of DETR (arXiv 2005.12872, section 3.2 and appendix A.3)."""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseg.nn.attention import MultiHeadAttention
+from jaxseg.nn.initializers import torch_bias, xavier_uniform
+from jaxseg.nn.layers import layer_norm
+from jaxseg.typing import Array, Bool, DTypeLike, Float
+
+# What a stack hands on to each of its layers.
+LAYER_FIELDS = (
+    "num_heads",
+    "feedforward",
+    "dropout",
+    "activation",
+    "pre_norm",
+    "dtype",
+    "param_dtype",
+)
+
+
+def feed_forward(layer: nn.Module, x: Float[Array, "b n d"], train: bool) -> Float[Array, "b n d"]:
+    """`linear1`, activation, dropout, `linear2`, as parameters of `layer` itself."""
+    width = x.shape[-1]
+    options = {
+        "kernel_init": xavier_uniform,
+        "dtype": layer.dtype,
+        "param_dtype": layer.param_dtype,
+    }
+    x = nn.Dense(layer.feedforward, bias_init=torch_bias(width), name="linear1", **options)(x)
+    x = nn.Dropout(layer.dropout)(layer.activation(x), deterministic=not train)
+    bias_init = torch_bias(layer.feedforward)
+    return nn.Dense(width, bias_init=bias_init, name="linear2", **options)(x)
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention, then the feed-forward pair; positions enter queries and keys only."""
+
+    num_heads: int = 8
+    feedforward: int = 2048
+    dropout: float = 0.1
+    activation: Callable = nn.relu
+    pre_norm: bool = False
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        position: Float[Array, "b n d"],
+        mask: Bool[Array, "b n"],
+        train: bool = False,
+    ) -> Float[Array, "b n d"]:
+        def attend(x):
+            attention = MultiHeadAttention(
+                self.num_heads, self.dropout, self.dtype, self.param_dtype, name="self_attn"
+            )
+            placed = x + position.astype(x.dtype)
+            return attention(placed, placed, x, key_mask=mask, train=train)
+
+        x = residual(self, x, attend, "norm1", train)
+        return residual(self, x, lambda x: feed_forward(self, x, train), "norm2", train)
+
+
+def residual(layer: nn.Module, x, branch: Callable, norm_name: str, train: bool):
+    """x + dropout(branch(x)), normalised after the sum, or before the branch if `pre_norm`."""
+    norm = layer_norm(norm_name, dtype=layer.dtype)
+    dropout = nn.Dropout(layer.dropout, deterministic=not train)
+    if layer.pre_norm:
+        return x + dropout(branch(norm(x)))
+    return norm(x + dropout(branch(x)))
+
+
+class Encoder(nn.Module):
+    """A stack of `EncoderLayer`; the position embedding is added again in every layer."""
+
+    num_layers: int = 6
+    num_heads: int = 8
+    feedforward: int = 2048
+    dropout: float = 0.1
+    activation: Callable = nn.relu
+    pre_norm: bool = False
+    remat: bool = False
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        position: Float[Array, "b n d"],
+        mask: Bool[Array, "b n"],
+        train: bool = False,
+    ) -> Float[Array, "b n d"]:
+        layer = nn.remat(EncoderLayer, static_argnums=(4,)) if self.remat else EncoderLayer
+        fields = {f: getattr(self, f) for f in LAYER_FIELDS}
+        for i in range(self.num_layers):
+            x = layer(**fields, name=f"layer_{i}")(x, position, mask, train)
+        return layer_norm("norm", dtype=self.dtype)(x) if self.pre_norm else x

@@ -1,0 +1,153 @@
+"""Convolution, normalisation and the small perceptron, in the originals' conventions."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from jaxseg.nn.initializers import kaiming_normal_fan_out, torch_bias, torch_uniform
+from jaxseg.typing import Array, Bool, DTypeLike, Float
+
+
+class Conv(nn.Module):
+    """A convolution with torch's symmetric padding, `dilation · (kernel // 2)` on every side.
+
+    XLA's "SAME" pads an even input asymmetrically under stride 2, so it is never used.
+    A 1×1 kernel is written as a matrix product: the same numbers, and several times faster
+    where the compiler's convolution is tuned for larger windows.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    dilation: int = 1
+    use_bias: bool = False
+    kernel_init: Callable = kaiming_normal_fan_out
+    bias_init: Callable = nn.initializers.zeros
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b _h _w {self.features}"]:
+        shape = (self.kernel, self.kernel, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self.kernel == 1:
+            y = jnp.einsum("bhwc,cd->bhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        else:
+            pad = self.dilation * (self.kernel // 2)
+            y = lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                [(pad, pad), (pad, pad)],
+                rhs_dilation=(self.dilation, self.dilation),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class FrozenBatchNorm(nn.Module):
+    """Batch normalisation whose statistics and affine map are constants, in training too.
+
+    The four arrays stay parameters, under `stop_gradient`, so that a checkpoint goes back as
+    it came.
+    """
+
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], mask: Bool[Array, "b h w"] | None = None
+    ) -> Float[Array, "b h w c"]:
+        del mask  # constants see no padding
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        shape = (x.shape[-1],)
+        inits = {"scale": ones, "bias": zeros, "mean": zeros, "var": ones}
+        scale, bias, mean, var = (
+            lax.stop_gradient(self.param(name, init, shape, self.param_dtype))
+            for name, init in inits.items()
+        )
+        scale = scale * lax.rsqrt(var + self.epsilon)
+        bias = bias - mean * scale
+        return x.astype(self.dtype) * scale.astype(self.dtype) + bias.astype(self.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation that can leave padding out of its statistics (in float32).
+
+    Stands where `FrozenBatchNorm` does, for training from random weights.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w c"], mask: Bool[Array, "b h w"] | None = None
+    ) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        grouped = x.astype(jnp.float32).reshape(b, h, w, self.groups, c // self.groups)
+        real = None if mask is None else mask[..., None, None]
+        axes = (1, 2, 4)
+        mean = _mean(grouped, axes, real)
+        centred = grouped - mean
+        var = _mean(jnp.square(centred), axes, real)
+        y = (centred * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        scale = self.param("scale", nn.initializers.ones, (c,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (c,), self.param_dtype)
+        return (y * scale + bias).astype(self.dtype)
+
+
+def _mean(x, axes, real):
+    if real is None:
+        return jnp.mean(x, axes, keepdims=True)
+    count = jnp.sum(jnp.broadcast_to(real, x.shape), axes, keepdims=True)
+    # An image without a real pixel fills up a batch; its statistics only have to be finite.
+    return jnp.sum(jnp.where(real, x, 0.0), axes, keepdims=True) / jnp.maximum(count, 1)
+
+
+def layer_norm(
+    name: str | None = None, *, epsilon: float = 1e-5, dtype: DTypeLike = jnp.float32
+) -> nn.LayerNorm:
+    """Layer normalisation with torch's epsilon (Linen's is 1e-6), statistics in float32."""
+    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class Mlp(nn.Module):
+    """Linear layers `layer_0`, `layer_1`, … with ReLU between them, torch's initial weights."""
+
+    widths: tuple[int, ...]
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b _d"]:
+        for i, width in enumerate(self.widths):
+            x = torch_dense(width, x.shape[-1], f"layer_{i}", self.dtype, self.param_dtype)(x)
+            if i + 1 < len(self.widths):
+                x = jax.nn.relu(x)
+        return x
+
+
+def torch_dense(
+    features: int, fan_in: int, name: str, dtype: DTypeLike, param_dtype: DTypeLike
+) -> nn.Dense:
+    """A linear layer with torch's default initial weight and bias."""
+    return nn.Dense(
+        features,
+        kernel_init=torch_uniform,
+        bias_init=torch_bias(fan_in),
+        dtype=dtype,
+        param_dtype=param_dtype,
+        name=name,
+    )
