@@ -1,1 +1,1 @@
-
+"""Losses: pure and unreduced; weights, masks and normalisers meet in `criterion`."""

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from jaxseg.ops.masks import resize_nearest
 from jaxseg.structures import Images
 from jaxseg.typing import Array, Bool, Int
 
@@ -34,12 +35,4 @@ def resize_mask(
     mask: Bool[Array, "b H W"], height: int, width: int
 ) -> Bool[Array, "b {height} {width}"]:
     """Nearest neighbour as torch does it: row i reads row floor(i · H / height)."""
-    rows = _nearest(mask.shape[1], height)
-    columns = _nearest(mask.shape[2], width)
-    return mask[:, rows][:, :, columns]
-
-
-def _nearest(old: int, new: int):
-    # Computed in float32 like the original: the scale is rounded before it is multiplied.
-    source = jnp.arange(new, dtype=jnp.float32) * jnp.float32(old / new)
-    return jnp.minimum(jnp.floor(source).astype(jnp.int32), old - 1)
+    return resize_nearest(mask, (height, width))

@@ -1,0 +1,55 @@
+"""Bipartite matching of predictions and objects, on the device (arXiv 2005.12872, section 3.1).
+
+The padded form of a matching is one query index for each target slot, with a mask beside it.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxseg.typing import Array, Bool, Float, Int
+
+
+class Matching(NamedTuple):
+    """Which query each target slot is matched to.
+
+    Attributes:
+      query: index of the query; 0 where there is no match.
+      mask: True where the slot holds an object and a query was left for it.
+    """
+
+    query: Int[Array, "*b t"]
+    mask: Bool[Array, "*b t"]
+
+
+def match(cost: Float[Array, "q t"], mask: Bool[Array, " t"]) -> Matching:
+    """The assignment of least cost, of min(q, number of objects) pairs.
+
+    Args:
+      cost: of matching query q with target t; empty slots may hold anything. Costs that are
+        not finite count as a little more than the largest finite one, so they are taken only
+        where nothing else is left, and cannot keep the algorithm from ending.
+      mask: True on real targets.
+    """
+    q, t = cost.shape
+    if q == 0 or t == 0:
+        return Matching(jnp.zeros(t, int), jnp.zeros(t, bool))
+    cost = _finite(cost.astype(jnp.float32), mask)
+    rows, columns = optax.assignment.hungarian_algorithm(cost)
+    query = jnp.zeros(t, int).at[columns].set(rows)
+    taken = jnp.zeros(t, bool).at[columns].set(True)
+    return Matching(jnp.where(taken & mask, query, 0), taken & mask)
+
+
+def _finite(cost, mask):
+    real = jnp.isfinite(cost) & mask
+    low = jnp.min(cost, where=real, initial=jnp.inf)
+    high = jnp.max(cost, where=real, initial=-jnp.inf)
+    low, high = (jnp.where(jnp.isfinite(x), x, 0.0) for x in (low, high))
+    # Empty slots above every real one: with more slots than queries they must lose every
+    # contest, and a margin of the costs' own size keeps float32 sums exact.
+    margin = high - low + 1.0
+    cost = jnp.where(real, cost - low, jnp.where(mask, margin, 2 * margin))
+    return jax.lax.stop_gradient(cost)
