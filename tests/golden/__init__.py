@@ -1,0 +1,1 @@
+"""The one runner of golden cases: `python -m tests.golden CASE_DIR [CASE_DIR ...]`."""
