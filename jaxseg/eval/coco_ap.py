@@ -1,0 +1,185 @@
+"""COCO's average precision: records of detections against a ground truth in COCO's JSON form.
+
+The engine is faster-coco-eval, which reproduces pycocotools to the last digits. It sees a copy of
+its input with its own image and annotation numbers, because it marks "unmatched" with annotation
+id 0 and turns image ids into integers, and our sources may use either.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from jaxseg.errors import UserError
+
+IouType = Literal["bbox", "segm"]
+Record = dict[str, Any]
+
+METRICS = (
+    "AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large",
+    "AR_1", "AR_10", "AR_100", "AR_small", "AR_medium", "AR_large",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CocoTable:
+    """The twelve numbers and those of each class, in [0, 1]; NaN where nothing was annotated.
+
+    Attributes:
+      iou_type: "bbox" or "segm".
+      stats: `METRICS` by name, over all classes.
+      per_class: category name to its "AP", "AP50" and "objects" (annotated, without crowds).
+    """
+
+    iou_type: IouType
+    stats: dict[str, float]
+    per_class: dict[str, dict[str, float]]
+
+    def metrics(self) -> dict[str, float]:
+        """One flat dict for logs: `METRICS`, then "AP/<class>" for each class."""
+        return self.stats | {f"AP/{name}": row["AP"] for name, row in self.per_class.items()}
+
+    def __str__(self) -> str:
+        from jaxseg.eval.table import render
+
+        return render(self)
+
+
+def coco_table(
+    ground_truth: Mapping[str, Any],
+    records: Sequence[Record],
+    iou_type: IouType = "bbox",
+    image_ids: Collection | None = None,
+) -> CocoTable:
+    """Compare detections with the ground truth.
+
+    Args:
+      ground_truth: "images", "annotations" and "categories" as in COCO's files; it is not changed.
+      records: detections in COCO's form of results (see `results.coco_records`), ids as in the
+        ground truth; none at all is fine.
+      iou_type: overlap of "bbox" or of "segm" (RLE masks).
+      image_ids: judge these images only; images without detections count as misses.
+
+    Raises:
+      UserError: the ground truth has no images, or a record names an unknown image or category.
+    """
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    images = _image_numbers(ground_truth, image_ids)
+    _check_records(records, ground_truth)
+    truth = _engine_truth(ground_truth, images, iou_type)
+    engine_truth = COCO(truth)
+    engine = COCOeval_faster(
+        engine_truth,
+        engine_truth.loadRes(_engine_records(records, images, iou_type)),
+        iou_type,
+        print_function=_silent,
+    )
+    engine.run()
+    names = _distinct_names(ground_truth["categories"])
+    classes = [(category, names[category]) for category in engine.params.catIds]
+    return CocoTable(
+        iou_type=iou_type,
+        stats={name: _number(value) for name, value in zip(METRICS, engine.stats, strict=False)},
+        per_class=_per_class(engine.eval["precision"], classes, truth["annotations"]),
+    )
+
+
+def _silent(*_) -> None:
+    pass
+
+
+def _number(value: float) -> float:
+    return float("nan") if value < 0 else float(value)
+
+
+def _image_numbers(ground_truth: Mapping, image_ids: Collection | None) -> dict:
+    # Numbers follow the order of the ids: ties between scores are broken by it.
+    known = {image["id"] for image in ground_truth["images"]}
+    if not known:
+        raise UserError("the data set has no images: there is nothing to evaluate")
+    chosen = known if image_ids is None else known & set(image_ids)
+    ordered = sorted(chosen, key=lambda key: (isinstance(key, str), key))
+    return {image: number for number, image in enumerate(ordered, 1)}
+
+
+def _check_records(records: Sequence[Record], ground_truth: Mapping) -> None:
+    allowed = {
+        "image_id": {image["id"] for image in ground_truth["images"]},
+        "category_id": {category["id"] for category in ground_truth["categories"]},
+    }
+    for key, known in allowed.items():
+        unknown = {record[key] for record in records} - known
+        if unknown:
+            some = ", ".join(map(repr, sorted(unknown, key=str)[:5]))
+            raise UserError(
+                f"detections name {key} {some}, which the ground truth does not have: evaluate "
+                "them on the data set, and with the class numbering, that they were made for"
+            )
+
+
+def _engine_truth(ground_truth: Mapping, images: Mapping, iou_type: IouType) -> dict:
+    annotations = [a for a in ground_truth["annotations"] if a["image_id"] in images]
+    geometry = ("bbox", "segmentation") if iou_type == "segm" else ("bbox",)
+    return {
+        "images": [
+            {"id": images[image["id"]], "height": image["height"], "width": image["width"]}
+            for image in ground_truth["images"]
+            if image["id"] in images
+        ],
+        "categories": [dict(category) for category in ground_truth["categories"]],
+        "annotations": [
+            {
+                "id": number,
+                "image_id": images[annotation["image_id"]],
+                "category_id": annotation["category_id"],
+                "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
+                "iscrowd": int(annotation.get("iscrowd", 0)),
+                **{key: annotation[key] for key in geometry},
+            }
+            for number, annotation in enumerate(annotations, 1)
+        ],
+    }
+
+
+def _engine_records(records: Sequence[Record], images: Mapping, iou_type: IouType) -> list[Record]:
+    # With a box beside the mask, the engine would sort detections into area ranges by the box.
+    geometry = "segmentation" if iou_type == "segm" else "bbox"
+    return [
+        {
+            "image_id": images[record["image_id"]],
+            "category_id": record["category_id"],
+            "score": record["score"],
+            geometry: record[geometry],
+        }
+        for record in records
+        if record["image_id"] in images
+    ]
+
+
+def _distinct_names(categories: Sequence[Mapping]) -> dict:
+    names = [category["name"] for category in categories]
+    return {
+        category["id"]: name if names.count(name) == 1 else f"{name} (id {category['id']})"
+        for category, name in zip(categories, names, strict=True)
+    }
+
+
+def _per_class(precision: np.ndarray, classes: list, annotations: list[Record]) -> dict:
+    # precision: IoU threshold, recall, class, area range (0 is all), number of detections (-1: 100)
+    rows = {}
+    for k, (category, name) in enumerate(classes):
+        curves = precision[:, :, k, 0, -1]
+        objects = [a for a in annotations if a["category_id"] == category and not a["iscrowd"]]
+        rows[name] = {
+            "AP": _mean(curves),
+            "AP50": _mean(curves[0]),
+            "objects": len(objects),
+        }
+    return rows
+
+
+def _mean(values: np.ndarray) -> float:
+    values = values[values > -1]
+    return float(values.mean()) if values.size else float("nan")

@@ -1,0 +1,89 @@
+"""From arrays of detections to the records that COCO's tools exchange as JSON."""
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jaxseg.structures import Detections
+
+
+def coco_records(
+    detections: Detections,
+    image_ids: Sequence,
+    category_ids: Sequence[int | None],
+    sizes: np.ndarray | None = None,
+) -> list[dict]:
+    """One record {image_id, category_id, bbox, score[, segmentation]} per detection.
+
+    Args:
+      detections: of b images, boxes xyxy in pixels of the original images.
+      image_ids: b ids as the data set writes them.
+      category_ids: the data set's id of each label of the model (`Classes.category_ids`); a
+        detection of a label whose id is None, or past the end, is left out.
+      sizes: (b, 2) height and width of each image, to cut masks out of their common canvas; None
+        if the canvas is the image.
+
+    Boxes become xywh in pixels, masks compressed RLE. Detections that are not finite are left
+    out with a warning: JSON cannot hold them, and no object can match them.
+    """
+    boxes = np.asarray(detections.boxes, np.float64)
+    scores = np.asarray(detections.scores, np.float64)
+    labels = np.asarray(detections.labels)
+    masks = None if detections.masks is None else np.asarray(detections.masks)
+    finite = np.isfinite(boxes).all(-1) & np.isfinite(scores)
+    if not finite.all():
+        warnings.warn(
+            f"{np.count_nonzero(~finite)} of {finite.size} detections are not finite and are left "
+            "out: the weights are damaged or training has diverged",
+            stacklevel=2,
+        )
+    xywh = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1)
+    records = []
+    for row, image_id in enumerate(image_ids):
+        for q in np.flatnonzero(finite[row]):
+            label = labels[row, q]
+            category = category_ids[label] if 0 <= label < len(category_ids) else None
+            if category is None:
+                continue
+            record = {
+                "image_id": _plain(image_id),
+                "category_id": _plain(category),
+                "bbox": xywh[row, q].tolist(),
+                "score": scores[row, q].item(),
+            }
+            if masks is not None:
+                record["segmentation"] = encode_mask(_cut(masks[row, q], sizes, row))
+            records.append(record)
+    return records
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """A bool (h, w) mask as compressed RLE: {"size": [h, w], "counts": str}."""
+    from faster_coco_eval import mask as rle
+
+    encoded = rle.encode(np.asfortranarray(mask, np.uint8))
+    counts = encoded["counts"]
+    counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
+    return {"size": list(mask.shape), "counts": counts}
+
+
+def write_json(path: str | Path, content) -> None:
+    """Write JSON so that a file of this name is whole or not there."""
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def _cut(mask: np.ndarray, sizes: np.ndarray | None, row: int) -> np.ndarray:
+    if sizes is None:
+        return mask
+    height, width = sizes[row]
+    return mask[:height, :width]
+
+
+def _plain(value):
+    return value.item() if isinstance(value, np.generic) else value
