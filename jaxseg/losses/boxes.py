@@ -6,11 +6,11 @@ from jaxseg.ops.boxes import cxcywh_to_xyxy, generalized_iou
 from jaxseg.typing import Array, Float
 
 
-def l1(boxes: Float[Array, "*b 4"], targets: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+def l1(boxes: Float[Array, "*#b 4"], targets: Float[Array, "*#b 4"]) -> Float[Array, "*#b"]:
     """Sum of the absolute differences of the four coordinates."""
     return jnp.abs(boxes - targets).sum(-1)
 
 
-def giou_loss(boxes: Float[Array, "*b 4"], targets: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+def giou_loss(boxes: Float[Array, "*#b 4"], targets: Float[Array, "*#b 4"]) -> Float[Array, "*#b"]:
     """1 − generalised IoU of cxcywh boxes."""
     return 1 - generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))

@@ -24,15 +24,15 @@ def scale_boxes(boxes: Float[Array, "b q 4"], sizes: Num[Array, "b 2"]) -> Float
     return boxes * scale[:, None]
 
 
-def area(boxes_xyxy: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+def area(boxes_xyxy: Float[Array, "*#b 4"]) -> Float[Array, "*#b"]:
     """Width times height; negative where a box is turned inside out."""
     size = boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]
     return size[..., 0] * size[..., 1]
 
 
 def overlap(
-    a: Float[Array, "*b 4"], b: Float[Array, "*b 4"]
-) -> tuple[Float[Array, "*b"], Float[Array, "*b"]]:
+    a: Float[Array, "*#b 4"], b: Float[Array, "*#b 4"]
+) -> tuple[Float[Array, "*#b"], Float[Array, "*#b"]]:
     """Area of the intersection and of the union of xyxy boxes, pair by pair."""
     low = jnp.maximum(a[..., :2], b[..., :2])
     high = jnp.minimum(a[..., 2:], b[..., 2:])
@@ -41,13 +41,13 @@ def overlap(
     return intersection, area(a) + area(b) - intersection
 
 
-def iou(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+def iou(a: Float[Array, "*#b 4"], b: Float[Array, "*#b 4"]) -> Float[Array, "*#b"]:
     """Intersection over union of xyxy boxes, pair by pair; 0 where both are empty."""
     intersection, union = overlap(a, b)
     return _divide(intersection, union)
 
 
-def generalized_iou(a: Float[Array, "*b 4"], b: Float[Array, "*b 4"]) -> Float[Array, "*b"]:
+def generalized_iou(a: Float[Array, "*#b 4"], b: Float[Array, "*#b 4"]) -> Float[Array, "*#b"]:
     """IoU minus the share of the hull that neither box covers (arXiv 1902.09630), in [-1, 1].
 
     Pair by pair on xyxy boxes; broadcast `a[:, None]` against `b[None]` for all pairs. Where
