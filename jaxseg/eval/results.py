@@ -1,9 +1,7 @@
 """From arrays of detections to the records that COCO's tools exchange as JSON."""
 
-import json
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +24,9 @@ def coco_records(
       sizes: (b, 2) height and width of each image, to cut masks out of their common canvas; None
         if the canvas is the image.
 
-    Boxes become xywh in pixels, masks compressed RLE. Detections that are not finite are left
+    Boxes become xywh in pixels, rounded to a thousandth: float32 corners are not exact beyond
+    that, and their noise would move overlaps that lie on a threshold (COCO's published example
+    has such). Masks become compressed RLE. Detections that are not finite are left
     out with a warning: JSON cannot hold them, and no object can match them.
     """
     boxes = np.asarray(detections.boxes, np.float64)
@@ -40,7 +40,7 @@ def coco_records(
             "out: the weights are damaged or training has diverged",
             stacklevel=2,
         )
-    xywh = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1)
+    xywh = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1).round(3)
     records = []
     for row, image_id in enumerate(image_ids):
         for q in np.flatnonzero(finite[row]):
@@ -68,14 +68,6 @@ def encode_mask(mask: np.ndarray) -> dict:
     counts = encoded["counts"]
     counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
     return {"size": list(mask.shape), "counts": counts}
-
-
-def write_json(path: str | Path, content) -> None:
-    """Write JSON so that a file of this name is whole or not there."""
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
 
 
 def _cut(mask: np.ndarray, sizes: np.ndarray | None, row: int) -> np.ndarray:

@@ -1,1 +1,7 @@
+"""Predictors: weights and images in, named objects out."""
 
+from jaxseg.predict.detector import Detector
+from jaxseg.predict.draw import draw
+from jaxseg.predict.result import Prediction
+
+__all__ = ["Detector", "Prediction", "draw"]

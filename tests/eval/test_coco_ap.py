@@ -1,0 +1,152 @@
+"""The evaluator against the COCO API's published example and against pycocotools."""
+
+import json
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from jaxseg.errors import UserError
+from jaxseg.eval.coco_ap import METRICS, coco_table
+from jaxseg.eval.results import encode_mask
+from tests.eval.example import EXAMPLE, example, example_batches
+
+needs_example = pytest.mark.skipif(
+    not EXAMPLE.exists(), reason="shared/data/cocoapi_eval_example is not beside the repository"
+)
+
+
+def toy_truth() -> dict:
+    """Three images, sparse category ids, ids that the engine alone would stumble over."""
+    boxes = {"a": [[10, 10, 40, 40], [60, 20, 20, 30]], "b": [[5, 5, 100, 50]]}
+    annotations = [
+        {"id": 0, "image_id": image, "category_id": 7, "bbox": box, "area": box[2] * box[3],
+         "iscrowd": 0}
+        for image, found in boxes.items() for box in found
+    ]  # fmt: skip
+    return {
+        "images": [{"id": name, "height": 100, "width": 120} for name in "abc"],
+        "annotations": annotations,
+        "categories": [{"id": 7, "name": "cell"}, {"id": 90, "name": "cat"}],
+    }
+
+
+def perfect(truth: dict) -> list[dict]:
+    return [
+        {key: a[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9}
+        for a in truth["annotations"]
+    ]
+
+
+@needs_example
+@pytest.mark.parametrize("iou_type", ["bbox", "segm"])
+def test_our_detections_reproduce_the_published_numbers(iou_type):
+    truth, _, expected = example(iou_type)
+    records = [record for _, found in example_batches(iou_type, range(100)) for record in found]
+    table = coco_table(truth, json.loads(json.dumps(records)), iou_type)
+    for name in METRICS:
+        assert round(table.stats[name], 3) == round(expected["stats"][name], 3), name
+    for name, (ap, ap50) in expected["per_category_AP_and_AP50"].items():
+        assert table.per_class[name]["AP"] == pytest.approx(ap, abs=5e-4)
+        assert table.per_class[name]["AP50"] == pytest.approx(ap50, abs=5e-4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_numbers_equal_those_of_pycocotools(seed, tmp_path, capsys):
+    truth, records = random_case(np.random.default_rng(seed))
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    oracle_truth = COCO(str(tmp_path / "truth.json"))
+    oracle = COCOeval(oracle_truth, oracle_truth.loadRes([dict(r) for r in records]), "bbox")
+    oracle.evaluate()
+    oracle.accumulate()
+    oracle.summarize()
+    ours = [coco_table(truth, records).stats[name] for name in METRICS]
+    theirs = np.where(oracle.stats < 0, np.nan, oracle.stats)
+    np.testing.assert_allclose(ours, theirs, atol=1e-9)
+
+
+def random_case(rng: np.random.Generator) -> tuple[dict, list[dict]]:
+    """Random objects, crowds included, and noisy copies of them with tied scores."""
+    annotations, records = [], []
+    for image in range(1, 9):
+        for _ in range(rng.integers(0, 6)):
+            box = (rng.uniform(0, 100, 2).tolist()) + (rng.uniform(4, 150, 2).tolist())
+            category = int(rng.choice([3, 17, 40]))
+            annotations.append(
+                {"id": len(annotations) + 1, "image_id": image, "category_id": category,
+                 "bbox": box, "area": box[2] * box[3] * 0.7, "iscrowd": int(rng.random() < 0.15)}
+            )  # fmt: skip
+            for _ in range(rng.integers(0, 3)):
+                noisy = (np.asarray(box) * rng.uniform(0.8, 1.25, 4)).tolist()
+                records.append(
+                    {"image_id": image, "category_id": category, "bbox": noisy,
+                     "score": float(rng.integers(0, 10) / 10)}
+                )  # fmt: skip
+    truth = {
+        "info": {},
+        "images": [{"id": i, "height": 300, "width": 300} for i in range(1, 9)],
+        "annotations": annotations,
+        "categories": [{"id": i, "name": f"class {i}"} for i in (3, 17, 40)],
+    }
+    return truth, records
+
+
+def test_string_image_ids_and_annotation_id_zero_are_counted():
+    truth = toy_truth()
+    table = coco_table(truth, perfect(truth))
+    assert table.stats["AP"] == pytest.approx(1.0)
+    assert table.per_class["cell"] == {"AP": pytest.approx(1), "AP50": pytest.approx(1),
+                                       "objects": 3}  # fmt: skip
+
+
+def test_no_detections_score_zero_and_unannotated_classes_are_nan():
+    table = coco_table(toy_truth(), [])
+    assert table.stats["AP"] == 0
+    assert table.stats["AR_100"] == 0
+    assert np.isnan(table.per_class["cat"]["AP"])
+    assert "1 of 2 classes have no objects" in str(table)
+
+
+def test_images_without_objects_or_detections_only_add_misses():
+    truth = toy_truth()
+    kept = [r for r in perfect(truth) if r["image_id"] == "a"]
+    assert coco_table(truth, kept).stats["AR_100"] == pytest.approx(2 / 3)
+    assert coco_table(truth, kept, image_ids=["a", "c"]).stats["AR_100"] == pytest.approx(1)
+
+
+def test_a_data_set_without_objects_has_no_score():
+    truth = toy_truth() | {"annotations": []}
+    assert np.isnan(coco_table(truth, perfect(toy_truth())).stats["AP"])
+
+
+def test_the_ground_truth_is_not_changed():
+    truth = toy_truth()
+    before = json.dumps(truth)
+    coco_table(truth, perfect(truth))
+    assert json.dumps(truth) == before
+
+
+def test_records_of_another_data_set_are_refused_by_name():
+    truth = toy_truth()
+    with pytest.raises(UserError, match=r"category_id 8"):
+        coco_table(truth, [perfect(truth)[0] | {"category_id": 8}])
+    with pytest.raises(UserError, match=r"image_id 'z'"):
+        coco_table(truth, [perfect(truth)[0] | {"image_id": "z"}])
+    with pytest.raises(UserError, match="no images"):
+        coco_table(truth | {"images": []}, [])
+
+
+def test_categories_of_one_name_stay_apart():
+    truth = toy_truth()
+    truth["categories"][1]["name"] = "cell"
+    assert set(coco_table(truth, []).per_class) == {"cell (id 7)", "cell (id 90)"}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
+def test_a_mask_survives_its_encoding():
+    from pycocotools import mask as rle
+
+    mask = np.random.default_rng(0).random((7, 5)) > 0.5
+    encoded = json.loads(json.dumps(encode_mask(mask)))
+    np.testing.assert_array_equal(rle.decode(encoded).astype(bool), mask)

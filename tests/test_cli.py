@@ -1,0 +1,134 @@
+"""The command line: quick help, one-paragraph errors, exit statuses."""
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from jaxseg import __version__, cli
+from jaxseg.errors import UserError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Register `jaxseg try --size N`, whose body is the function given to it."""
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+
+    def register(run):
+        module = ModuleType("tests.try_command", "Try something.")
+        module.add_arguments = lambda parser: parser.add_argument("--size", type=int, default=1)
+        module.run = run
+        monkeypatch.setitem(sys.modules, "tests.try_command", module)
+        monkeypatch.setitem(cli.COMMANDS, "try", cli.Command("tests.try_command", "try"))
+
+    return register
+
+
+def python(code: str, **options) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, **options
+    )
+
+
+def test_help_is_quick_and_imports_neither_jax_nor_numpy():
+    code = (
+        "import sys, jaxseg.cli\n"
+        "try: jaxseg.cli.main(['--help'])\n"
+        "finally: print(sorted({'jax', 'flax', 'numpy', 'PIL'} & set(sys.modules)))"
+    )
+    start = time.perf_counter()
+    answer = python(code)
+    assert answer.stdout.splitlines()[-1] == "[]"
+    assert time.perf_counter() - start < 2  # half a second on an idle machine
+    for name in cli.COMMANDS:
+        assert name in answer.stdout
+
+
+def test_the_version_is_the_packages(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        cli.main(["--version"])
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out == f"jaxseg {__version__}\n"
+
+
+def test_without_a_command_it_prints_the_help(capsys):
+    assert cli.main([]) == 0
+    assert "COMMAND" in capsys.readouterr().out
+
+
+def test_a_commands_arguments_and_status_pass_through(command):
+    command(lambda args: args.size)
+    assert cli.main(["try", "--size", "3"]) == 3
+
+
+def test_a_user_error_is_one_paragraph_without_a_traceback(command, capsys):
+    def fail(args: argparse.Namespace) -> int:
+        raise UserError("no image at a.jpg:\n   check the path\n\nor not")
+
+    command(fail)
+    assert cli.main(["try"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "jaxseg: no image at a.jpg: check the path or not\n"
+
+
+def test_a_long_error_never_breaks_a_path(command, capsys):
+    path = "/data/" + "very-long-folder/" * 12 + "image.jpg"
+
+    def fail(args: argparse.Namespace) -> int:
+        raise UserError(f"cannot decode the image {path}: it is cut off")
+
+    command(fail)
+    cli.main(["try"])
+    assert path in capsys.readouterr().err
+
+
+def test_an_interrupt_leaves_with_130(command, capsys):
+    def interrupted(args: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    command(interrupted)
+    assert cli.main(["try"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_other_errors_keep_their_traceback(command):
+    def broken(args: argparse.Namespace) -> int:
+        raise ZeroDivisionError
+
+    command(broken)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["try"])
+
+
+def test_a_reader_who_leaves_is_no_error():
+    code = (
+        "import sys, types; from jaxseg import cli\n"
+        "m = types.ModuleType('m', 'M.'); m.add_arguments = lambda p: None\n"
+        "m.run = lambda a: [print('x' * 1000) for _ in range(1000)] and 0\n"
+        "sys.modules['m'] = m; cli.COMMANDS['m'] = cli.Command('m', 'm')\n"
+        "sys.exit(cli.main(['m']))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(60) == 0
+
+
+def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("JAXSEG_CACHE", raising=False)
+    assert cli.cache_directory() == tmp_path / "jaxseg"
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "mine"))
+    assert cli.cache_directory() == tmp_path / "mine"
