@@ -1,0 +1,42 @@
+"""Parameter trees: flat paths, and their shapes without a weight in memory."""
+
+import inspect
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxseg.structures import Images
+
+
+def flatten(params: Mapping) -> dict:
+    """Nested parameters as {"encoder/layer_0/norm1/scale": leaf}."""
+    return flatten_dict(params, sep="/")
+
+
+def unflatten(flat: Mapping) -> dict:
+    """The inverse of `flatten`."""
+    return unflatten_dict(flat, sep="/")
+
+
+def abstract_params(model: nn.Module) -> dict:
+    """Nested `jax.ShapeDtypeStruct`s of what `model.init` would make."""
+    inputs = abstract_inputs(model)
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), *x), inputs)["params"]
+
+
+def abstract_inputs(model: nn.Module) -> tuple:
+    """Shapes of a small input: `Images` for detectors, bare pixels for backbones."""
+    size = 2 * getattr(model, "stride", 32)
+    pixels = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    if "images" not in inspect.signature(type(model).__call__).parameters:
+        return (pixels,)
+    return (Images(pixels, jax.ShapeDtypeStruct((1, size, size), jnp.bool_)),)
+
+
+def count(params: Mapping) -> int:
+    """Numbers in a tree of arrays or shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,241 @@
+"""The way from an official state dict to a parameter tree, and back without loss.
+
+A `Table` says how modules are renamed; how a tensor is laid out follows from the leaf that
+the model has there (`kernel` is transposed, `scale`, `embedding` and `bias` are not). Both ways
+are strict: all that is missing, unexpected or misshapen is one sorted report.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxseg.errors import UserError
+from jaxseg.params import abstract_params, flatten, unflatten
+from jaxseg_convert_torch.table import LEAVES, Table
+
+
+class ConversionError(UserError):
+    """The report of everything that does not fit, one problem a line."""
+
+
+class Converted(NamedTuple):
+    """Nested parameters (numpy), and what the way back needs beside them (JSON-able)."""
+
+    params: dict
+    origin: dict[str, Any]
+
+
+@dataclass
+class Problems:
+    """Collects what does not fit."""
+
+    lines: list[str] = field(default_factory=list)
+
+    def add(self, kind: str, name: str, why: str = "") -> None:
+        self.lines.append(f"{kind:<10} {name}{': ' + why if why else ''}")
+
+    def check(self, what: str) -> None:
+        if self.lines:
+            count = f"{len(self.lines)} problem{'s' if len(self.lines) > 1 else ''}"
+            report = "\n".join(f"  {line}" for line in sorted(self.lines))
+            raise ConversionError(f"{count} converting {what}:\n{report}")
+
+
+def convert(
+    table: Table,
+    state: Mapping[str, np.ndarray],
+    target: nn.Module | Mapping,
+    *,
+    prefix: str = "",
+    part: str = "",
+) -> Converted:
+    """Convert an official state dict to the parameters that `target` has.
+
+    Args:
+      target: the module, or the (nested) shapes of its parameters.
+      prefix: where in the target the table's model lies: a torchvision ResNet goes into a
+        detector's "backbone". The result is that subtree.
+      part: convert only what lies under this path of the table's model; again a subtree.
+
+    Raises:
+      ConversionError: the report of all that is missing, unexpected or misshapen.
+    """
+    shapes = target_shapes(target, prefix)
+    problems = Problems()
+    plain, origin = _unpack(table, state, problems)
+    under = f"{part}/" if part else ""
+    flat = {}
+    for key, value in plain.items():
+        found = table.path(key)
+        if found is None:
+            problems.add("unexpected", key)
+        elif not under or f"{found[0]}/".startswith(under):
+            _place(flat, shapes, key, value, found, problems)
+    for path in shapes:
+        if path.startswith(under) and path not in flat:
+            key = table.key(path)
+            problems.add("missing", _fused_key(table, key) or path, f"for {path}" if key else "")
+    problems.check(f"a state dict of the form {table.name}")
+    tree = unflatten(flat)
+    for name in part.split("/") if part else ():
+        tree = tree[name]
+    return Converted(tree, origin)
+
+
+def target_shapes(target: nn.Module | Mapping, prefix: str = "") -> dict:
+    """Flat path -> shape and dtype of what lies under `prefix` of a module or a tree."""
+    tree = abstract_params(target) if isinstance(target, nn.Module) else target
+    for name in prefix.strip("/").split("/") if prefix else ():
+        if name not in tree:
+            raise UserError(f"the model has no {prefix!r}; at that place it has {sorted(tree)}")
+        tree = tree[name]
+    return flatten(tree)
+
+
+def _place(flat, shapes, key, value, found, problems) -> None:
+    module, leaf = found
+    path = next((p for ours in LEAVES[leaf] if (p := f"{module}/{ours}") in shapes), None)
+    if path is None or path in flat:
+        problems.add("unexpected", key, path or "the model has no such parameter")
+        return
+    value, wanted = to_ours(path, value), shapes[path]
+    if value.shape != tuple(wanted.shape):
+        why = f"{value.shape} came, {path} is {tuple(wanted.shape)} (in this package's layout)"
+        problems.add("misshapen", key, why)
+    elif not jnp.issubdtype(value.dtype, jnp.floating):
+        problems.add("misshapen", key, f"{value.dtype} came, {path} is {wanted.dtype}")
+    flat[path] = value.astype(wanted.dtype)
+
+
+def to_ours(path: str, value: np.ndarray) -> np.ndarray:
+    """OIHW to HWIO, (out, in) to (in, out); all but kernels as they are."""
+    if not path.endswith("/kernel"):
+        return value
+    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+
+
+def to_official(path: str, value: np.ndarray) -> np.ndarray:
+    """The inverse of `to_ours`."""
+    if not path.endswith("/kernel"):
+        return value
+    return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+
+
+def _unpack(table, state, problems) -> tuple[dict, dict]:
+    """Spell, drop, check aliases and split fused tensors; note what the way back needs."""
+    plain, dtypes, integers, aliases = {}, {}, {}, {}
+    spelled = {table.spell(key): np.asarray(value) for key, value in state.items()}
+    keys = {table.spell(key): key for key in state if table.spell(key) != key}
+    for key, value in spelled.items():
+        if table.dropped(key):
+            if jnp.issubdtype(value.dtype, jnp.integer):
+                integers[key] = {"dtype": value.dtype.name, "value": value.tolist()}
+            continue
+        dtypes[key] = value.dtype.name
+        original = table.alias_of(key)
+        if original is not None and original != key:
+            aliases[key] = original
+            if original not in spelled:
+                problems.add("missing", original, f"which {key} repeats")
+            elif not np.array_equal(spelled[original], value):
+                problems.add("unexpected", key, f"it should repeat {original} and differs")
+        elif table.is_part(key):
+            problems.add("unexpected", key)
+        else:
+            plain.update(_split(table, key, value, problems))
+    noted = {"integers": integers, "aliases": aliases, "keys": keys}
+    return plain, _origin(table, dtypes, noted)
+
+
+def _origin(table, dtypes, noted) -> dict:
+    common = Counter(dtypes.values()).most_common(1)
+    dtype = common[0][0] if common else "float32"
+    others = {key: name for key, name in dtypes.items() if name != dtype}
+    noted = {"dtypes": others} | noted
+    return {"form": table.name, "dtype": dtype} | {k: v for k, v in noted.items() if v}
+
+
+def _split(table, key, value, problems) -> dict:
+    for fusion in table.fusions:
+        if (holes := fusion.fused.read(key)) is not None:
+            if value.ndim == 0 or value.shape[0] % len(fusion.parts):
+                why = f"{value.shape} came, its first axis must divide by {len(fusion.parts)}"
+                problems.add("misshapen", key, why)
+                return {}
+            pieces = np.split(value, len(fusion.parts))
+            return dict(zip(fusion.part_keys(holes), pieces, strict=True))
+    return {key: value}
+
+
+def _fused_key(table, key):
+    for fusion in table.fusions:
+        if key is not None and (holes := fusion.part.read(key)) is not None:
+            return fusion.fused.write(holes)
+    return key
+
+
+def revert(
+    table: Table,
+    params: Mapping,
+    origin: Mapping | None = None,
+    *,
+    prefix: str = "",
+) -> dict[str, np.ndarray]:
+    """The official state dict of parameters (nested arrays); the inverse of `convert`.
+
+    Args:
+      origin: what `convert` noted; without it tensors keep the dtype they have here, and no
+        aliases or counters are written.
+      prefix: where in `params` the table's model lies.
+
+    Raises:
+      ConversionError: a parameter that the official model has no name for.
+    """
+    problems = Problems()
+    plain = {}
+    for path, value in target_shapes(params, prefix).items():
+        if (key := table.key(path)) is None:
+            problems.add("unexpected", path, "the official model has no such parameter")
+        else:
+            plain[key] = to_official(path, np.asarray(value))
+    state = _fuse(table, plain, problems)
+    problems.check(f"parameters to the form {table.name}")
+    return _restore(state, origin or {})
+
+
+def _fuse(table, plain, problems) -> dict:
+    state: dict[str, np.ndarray] = {}
+    for key in plain:
+        fused = _fused_key(table, key)
+        if fused == key:
+            state[key] = plain[key]
+        elif fused not in state:
+            fusion, holes = next(
+                (f, holes) for f in table.fusions if (holes := f.fused.read(fused)) is not None
+            )
+            parts = fusion.part_keys(holes)
+            if absent := [part for part in parts if part not in plain]:
+                problems.add("missing", fused, f"its part {absent[0]}")
+            else:
+                state[fused] = np.concatenate([plain[part] for part in parts])
+    return state
+
+
+def _restore(state, origin) -> dict:
+    if "dtype" in origin:
+        dtypes = origin.get("dtypes", {})
+        state = {
+            key: value.astype(jnp.dtype(dtypes.get(key, origin["dtype"])))
+            for key, value in state.items()
+        }
+    for alias, original in origin.get("aliases", {}).items():
+        state[alias] = state[original]
+    for key, counter in origin.get("integers", {}).items():
+        state[key] = np.asarray(counter["value"], counter["dtype"])
+    keys = origin.get("keys", {})
+    return {keys.get(key, key): np.asarray(value, order="C") for key, value in state.items()}

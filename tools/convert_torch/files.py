@@ -1,0 +1,119 @@
+"""Files of official weights: `.pth` and `.bin`, safetensors in one piece or in shards."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxseg.errors import UserError
+from jaxseg_convert_torch.pth import read_pth
+
+# Under which key a training script keeps the model; the first one present is taken.
+MODEL_KEYS = ("model", "state_dict", "model_state_dict")
+HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class StateDict(NamedTuple):
+    """Tensors by official key, and the training script's arguments where the file has them."""
+
+    tensors: dict[str, np.ndarray]
+    args: dict[str, Any]
+
+
+def read_state_dict(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint file, of whatever format, by their official keys.
+
+    Raises:
+      UserError: no checkpoint, a damaged one, or one that holds code.
+    """
+    return read_checkpoint(path).tensors
+
+
+def read_checkpoint(path: str | os.PathLike) -> StateDict:
+    """As `read_state_dict`, with the training arguments that a `.pth` may hold beside them."""
+    path = Path(path)
+    if path.is_dir():
+        return StateDict(_read_folder(path), {})
+    if path.suffix == ".safetensors":
+        return StateDict(read_safetensors(path), {})
+    content = read_pth(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of tensors")
+    args = content.get("args")
+    found = next((content[key] for key in MODEL_KEYS if isinstance(content.get(key), dict)), None)
+    tensors = {k: v for k, v in (found or content).items() if isinstance(v, np.ndarray)}
+    if not tensors:
+        keys = ", ".join(map(str, list(content)[:8]))
+        raise UserError(f"{path} holds no tensors at its top or under {MODEL_KEYS}; it has {keys}")
+    if all(key.startswith("module.") for key in tensors):  # written through DataParallel
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return StateDict(tensors, args if isinstance(args, dict) else {})
+
+
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """All tensors of one file.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot read {path}, or it is damaged: {error}") from error
+
+
+def _read_folder(folder: Path) -> dict[str, np.ndarray]:
+    for name in HUGGINGFACE_FILES:
+        index = folder / f"{name}.index.json"
+        if (folder / name).exists():
+            return read_state_dict(folder / name)
+        if index.exists():
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            return {k: v for shard in shards for k, v in read_state_dict(folder / shard).items()}
+    raise UserError(f"{folder} has no weights; looked for {', '.join(HUGGINGFACE_FILES)}")
+
+
+def write_state_dict(state: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:
+    """Write official weights as `.safetensors`, or as `.pth` in the form {"model": ...}.
+
+    The file appears whole or not at all.
+
+    Raises:
+      UserError: another suffix, or `.pth` without torch.
+    """
+    path = Path(path)
+    if path.suffix not in (".safetensors", ".pth"):
+        raise UserError(f"weights are written as .safetensors or .pth; got {path.name!r}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if path.suffix == ".pth":
+            _save_pth(state, partial)
+        else:
+            save_file(dict(state), partial, metadata={"format": "pt"})
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _save_pth(state, path) -> None:
+    try:
+        import torch
+    except ImportError:
+        raise UserError(
+            "writing .pth needs torch: pip install 'jaxseg[convert]', or write .safetensors"
+        ) from None
+    tensors = {key: _to_torch(torch, value) for key, value in state.items()}
+    torch.save({"model": tensors}, path)
+
+
+def _to_torch(torch, value):
+    if value.dtype.name != "bfloat16":
+        return torch.from_numpy(value.copy())
+    return torch.from_numpy(value.view(np.uint16).copy()).view(torch.bfloat16)

@@ -1,0 +1,108 @@
+"""What a conversion table says: how one family of checkpoints names what a model has."""
+
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxseg_convert_torch.templates import Template
+
+# Official leaf -> the leaves it may be here; which one, the model's own tree says.
+LEAVES = {
+    "weight": ("kernel", "scale", "embedding"),
+    "bias": ("bias",),
+    "running_mean": ("mean",),
+    "running_var": ("var",),
+}
+OFFICIAL_LEAVES = {ours: official for official, many in LEAVES.items() for ours in many}
+
+
+class Rename(NamedTuple):
+    """A module under its official name and its path here."""
+
+    official: Template
+    path: Template
+
+
+class Fusion(NamedTuple):
+    """An official tensor that holds several of ours, one after the other along its first axis.
+
+    Attributes:
+      fused: the official key.
+      part: the key each part would have on its own, with the hole `{part}`.
+      parts: what stands in that hole, in order.
+    """
+
+    fused: Template
+    part: Template
+    parts: tuple[str, ...]
+
+    def part_keys(self, holes: dict[str, str]) -> list[str]:
+        return [self.part.write(holes | {"part": part}) for part in self.parts]
+
+
+def rename(official: str, path: str | None = None) -> Rename:
+    """A rename; a module of the same name on both sides is written once."""
+    return Rename(Template(official), Template(path or official))
+
+
+@dataclass(frozen=True)
+class Table:
+    """How one family of checkpoints names what a model has.
+
+    Attributes:
+      name: the form, as reports call it.
+      modules: module names; the first that fits decides.
+      fusions: tensors that hold several of ours.
+      drops: regexes of keys that are left out on purpose. Integers among them (counters) are
+        kept in the origin and come back; floats do not.
+      aliases: (regex, replacement) of keys that repeat another key's tensor.
+      spellings: (regex, replacement) that bring other spellings of a key to the table's.
+    """
+
+    name: str
+    modules: tuple[Rename, ...]
+    fusions: tuple[Fusion, ...] = ()
+    drops: tuple[str, ...] = ()
+    aliases: tuple[tuple[str, str], ...] = ()
+    spellings: tuple[tuple[str, str], ...] = ()
+
+    def spell(self, key: str) -> str:
+        for pattern, replacement in self.spellings:
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    def dropped(self, key: str) -> bool:
+        return any(re.fullmatch(pattern, key) for pattern in self.drops)
+
+    def alias_of(self, key: str) -> str | None:
+        for pattern, replacement in self.aliases:
+            if re.fullmatch(pattern, key):
+                return re.sub(pattern, replacement, key)
+        return None
+
+    def path(self, key: str) -> tuple[str, str] | None:
+        """Our path of the module and the official leaf, or None for a name not in the table."""
+        module, _, leaf = key.rpartition(".")
+        for rule in self.modules if leaf in LEAVES else ():
+            if (holes := rule.official.read(module)) is not None:
+                return rule.path.write(holes), leaf
+        return None
+
+    def key(self, path: str) -> str | None:
+        """The official key of one of our flat paths, parts of fused tensors on their own."""
+        module, _, leaf = path.rpartition("/")
+        for rule in self.modules if leaf in OFFICIAL_LEAVES else ():
+            if (holes := rule.path.read(module)) is not None:
+                return f"{rule.official.write(holes)}.{OFFICIAL_LEAVES[leaf]}"
+        return None
+
+    def is_part(self, key: str) -> bool:
+        """Whether the key is of a tensor that the official model only has fused with others."""
+        return any(fusion.part.read(key) is not None for fusion in self.fusions)
+
+    def covers(self, key: str) -> bool:
+        """Whether the table knows an official key at all."""
+        key = self.alias_of(self.spell(key)) or self.spell(key)
+        fused = any(fusion.fused.read(key) is not None for fusion in self.fusions)
+        known = self.path(key) is not None and not self.is_part(key)
+        return fused or self.dropped(key) or known
