@@ -108,9 +108,11 @@ _COCO_NAMES = (
     "orange, broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, , "
     "dining table, , , toilet, , tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, "
     "toaster, sink, refrigerator, , book, clock, vase, scissors, teddy bear, hair drier, toothbrush"
-).split(", ")
-
-COCO_91 = Classes.from_categories(
-    [{"id": id_, "name": name} for id_, name in enumerate(_COCO_NAMES, 1) if name], "raw"
 )
+
+_COCO_CATEGORIES = [
+    {"id": id_, "name": name} for id_, name in enumerate(_COCO_NAMES.split(", "), 1) if name
+]
+
+COCO_91 = Classes.from_categories(_COCO_CATEGORIES, "raw")
 """COCO's 80 categories under their own ids 1..90, as DETR's published weights number them."""
