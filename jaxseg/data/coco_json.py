@@ -1,0 +1,85 @@
+"""COCO's JSON: reading it strictly, and the ground truth that evaluation tools digest."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from jaxseg.errors import UserError
+
+PARTS = ("images", "annotations", "categories")
+
+
+def load_coco(path: Path) -> dict:
+    """Read a COCO file.
+
+    Raises:
+      UserError: no such file, not JSON, not COCO's form, or no images in it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"the annotation file {path} does not exist") from None
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"the annotation file {path} is not valid JSON (line {error.lineno}, column "
+            f"{error.colno}: {error.msg}); it may be cut short: copy or export it again"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"the annotation file {path} cannot be read ({error})") from None
+    for part in PARTS:
+        records = content.get(part) if isinstance(content, dict) else None
+        if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+            raise UserError(
+                f"the annotation file {path} has no list {part!r}; COCO's form is "
+                '{"images": [...], "annotations": [...], "categories": [...]}'
+            )
+    if not content["images"]:
+        raise UserError(f"the data set {path} is empty: its list of images has no entries")
+    return drop_group_category(content)
+
+
+def drop_group_category(content: dict) -> dict:
+    """Leave out the category 0 that Roboflow adds to name the group of all others."""
+    categories = content["categories"]
+    group = [c for c in categories if c.get("id") == 0 and c.get("supercategory") == "none"]
+    if len(group) != 1 or len(categories) < 2:
+        return content
+    others = [c for c in categories if c is not group[0]]
+    if any(c.get("supercategory") != group[0].get("name") for c in others):
+        return content
+    if any(a.get("category_id") == 0 for a in content["annotations"]):
+        return content
+    return {**content, "categories": others}
+
+
+def bbox_problem(bbox) -> str | None:
+    """Why a `bbox` field cannot be used, or None."""
+    if not isinstance(bbox, list | tuple) or len(bbox) != 4:
+        return "its bbox must be [x, y, width, height]"
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in bbox):
+        return "its bbox holds something that is not a number"
+    return None if all(map(math.isfinite, bbox)) else "its bbox is not finite"
+
+
+def ground_truth(content: Mapping, image_ids: Iterable) -> dict:
+    """What evaluation reads: annotations of known images, with area, iscrowd and usable ids.
+
+    COCO's tools take an annotation of id 0 for "no match" and let a repeated id replace the
+    first, so where such ids occur all are numbered anew from 1.
+    """
+    known = set(image_ids)
+    annotations = [
+        {"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0, **a}
+        for a in content["annotations"]
+        if a.get("image_id") in known
+    ]
+    ids = {a.get("id") for a in annotations}
+    if len(ids) < len(annotations) or ids & {None, 0}:
+        annotations = [{**a, "id": n} for n, a in enumerate(annotations, 1)]
+    return {
+        "info": content.get("info", {}),
+        "images": list(content["images"]),
+        "annotations": annotations,
+        "categories": list(content["categories"]),
+    }

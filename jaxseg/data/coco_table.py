@@ -1,0 +1,145 @@
+"""Annotations as flat arrays: small to send to worker processes, quick to look up."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from jaxseg.data.classes import Classes, Numbering
+from jaxseg.data.coco_json import bbox_problem
+from jaxseg.data.dataset import Example
+from jaxseg.data.segmentation import decode_segmentation
+from jaxseg.errors import UserError
+
+ADVICE = "run `jaxseg doctor` for all that is wrong with this data set"
+
+
+@dataclass(frozen=True)
+class CocoTable:
+    """The annotations of n images, m objects, sorted by image.
+
+    Attributes:
+      classes: of the labels.
+      image_ids, file_names: of each image.
+      sizes: int32 (n, 2), height and width.
+      offsets: int64 (n + 1,); objects of image i are rows offsets[i] to offsets[i + 1].
+      boxes: float32 (m, 4), xyxy in pixels, clamped to the image, none of them empty.
+      labels, area, iscrowd: (m,).
+      annotation_ids: (m,) to name an object in messages.
+      segmentations: the `segmentation` fields, or None if masks are not wanted.
+    """
+
+    classes: Classes
+    image_ids: Sequence[int | str]
+    file_names: Sequence[str]
+    sizes: np.ndarray
+    offsets: np.ndarray
+    boxes: np.ndarray
+    labels: np.ndarray
+    area: np.ndarray
+    iscrowd: np.ndarray
+    annotation_ids: Sequence
+    segmentations: Sequence | None
+
+    @classmethod
+    def build(cls, content: Mapping, name: str, numbering: Numbering, masks: bool) -> Self:
+        """Read the dictionary of a COCO file; `name` stands for it in messages.
+
+        Boxes are clamped to their image, and those left without an area are dropped.
+
+        Raises:
+          UserError: an image id twice, a category that is not defined, or a box that is no box.
+        """
+        classes = Classes.from_categories(content["categories"], numbering)
+        images = content["images"]
+        position = {image["id"]: i for i, image in enumerate(images)}
+        if len(position) < len(images):
+            seen = set()
+            twice = next(i["id"] for i in images if i["id"] in seen or seen.add(i["id"]))
+            raise UserError(f"{name}: the image id {twice!r} occurs twice; {ADVICE}")
+        sizes = np.asarray([(i["height"], i["width"]) for i in images], np.int32).reshape(-1, 2)
+        objects = [a for a in content["annotations"] if a.get("image_id") in position]
+        for annotation in objects:
+            _check(annotation, classes, name)
+        owner = np.asarray([position[a["image_id"]] for a in objects], np.int64)
+        boxes = _clamp(np.asarray([a["bbox"] for a in objects], np.float64), sizes[owner])
+        order = np.argsort(owner, kind="stable")
+        order = order[(boxes[order, 2:] > boxes[order, :2]).all(-1)]
+        objects, boxes = [objects[i] for i in order], boxes[order]
+        if masks and objects and not any(a.get("segmentation") for a in objects):
+            raise UserError(f"{name} has boxes but no masks; open it without masks")
+        stated = [a.get("area", a["bbox"][2] * a["bbox"][3]) for a in objects]
+        return cls(
+            classes=classes,
+            image_ids=[image["id"] for image in images],
+            file_names=[str(image.get("file_name", image["id"])) for image in images],
+            sizes=sizes,
+            offsets=np.searchsorted(owner[order], np.arange(len(images) + 1)),
+            boxes=boxes.astype(np.float32),
+            labels=np.asarray([classes.label_of[a["category_id"]] for a in objects], np.int32),
+            area=np.asarray(stated, np.float32),
+            iscrowd=np.asarray([bool(a.get("iscrowd", 0)) for a in objects], bool),
+            annotation_ids=[a.get("id") for a in objects],
+            segmentations=[a.get("segmentation") for a in objects] if masks else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def example(self, index: int, image: np.ndarray) -> Example:
+        """Put an image and its objects together.
+
+        Raises:
+          UserError: an object's mask cannot be decoded.
+        """
+        rows = slice(self.offsets[index], self.offsets[index + 1])
+        return Example(
+            image=image,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            area=self.area[rows],
+            iscrowd=self.iscrowd[rows],
+            image_id=self.image_ids[index],
+            file_name=self.file_names[index],
+            masks=None if self.segmentations is None else self._masks(index),
+        )
+
+    def _masks(self, index: int) -> np.ndarray:
+        height, width = map(int, self.sizes[index])
+        rows = range(self.offsets[index], self.offsets[index + 1])
+        masks = np.zeros((len(rows), height, width), bool)
+        for mask, row in zip(masks, rows, strict=True):
+            try:
+                mask[:] = decode_segmentation(self.segmentations[row], height, width)
+            except (ValueError, TypeError) as error:
+                raise UserError(
+                    f"the mask of annotation {self.annotation_ids[row]} (image "
+                    f"{self.file_names[index]}) cannot be decoded: {error}; {ADVICE}"
+                ) from error
+        return masks
+
+
+def _check(annotation: Mapping, classes: Classes, name: str) -> None:
+    which = f"{name}: annotation {annotation.get('id')} of image {annotation['image_id']!r}"
+    if annotation.get("category_id") not in classes.label_of:
+        raise UserError(
+            f"{which} has the unknown category {annotation.get('category_id')!r}; defined are "
+            f"{_some(classes.label_of)}. Add it to `categories` or remove the annotation; {ADVICE}"
+        )
+    if problem := bbox_problem(annotation.get("bbox")):
+        raise UserError(
+            f"{which} cannot be used: {problem}, got {annotation.get('bbox')}; {ADVICE}"
+        )
+
+
+def _clamp(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    if not len(xywh):
+        return np.zeros((0, 4))
+    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], -1)
+    return np.clip(corners, 0, np.tile(sizes[:, ::-1], 2))
+
+
+def _some(ids) -> str:
+    ids = list(ids)
+    return ", ".join(map(str, ids[:12])) + (f" and {len(ids) - 12} more" if len(ids) > 12 else "")

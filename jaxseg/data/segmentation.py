@@ -1,0 +1,98 @@
+"""COCO's object masks: polygons, and run lengths compressed or not."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxseg.errors import UserError
+
+
+def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
+    """The bool (h, w) mask of a `segmentation` field.
+
+    Args:
+      segmentation: a list of polygons [x, y, x, y, ...] in pixels, whose union is meant, or
+        {"size": [h, w], "counts": run lengths down the columns, or pycocotools' string}; None or
+        an empty list is an empty mask.
+
+    Raises:
+      ValueError: none of these, or of another size than the image.
+    """
+    if segmentation is None or (isinstance(segmentation, list) and not segmentation):
+        return np.zeros((height, width), bool)
+    rle_tools = _rle_tools()
+    if isinstance(segmentation, Mapping):
+        size = list(segmentation.get("size", ()))
+        if size != [height, width]:
+            raise ValueError(f"run lengths of size {size} on an image of {[height, width]}")
+        counts = segmentation.get("counts")
+        if isinstance(counts, list):
+            _check_counts(counts, height * width)
+            encoded = rle_tools.frPyObjects(dict(segmentation), height, width)
+        elif isinstance(counts, str | bytes) and counts:
+            encoded = dict(segmentation)
+        else:
+            raise ValueError("run lengths without counts")
+        return rle_tools.decode(encoded).astype(bool)
+    polygons = [p for p in _polygons(segmentation) if len(p) >= 6]
+    if not polygons:
+        return np.zeros((height, width), bool)
+    encoded = rle_tools.merge(rle_tools.frPyObjects(polygons, height, width))
+    return rle_tools.decode(encoded).astype(bool)
+
+
+def encode_mask(mask: np.ndarray) -> dict:
+    """A bool (h, w) mask as compressed run lengths, {"size": [h, w], "counts": str}."""
+    encoded = _rle_tools().encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+
+
+def segmentation_problem(segmentation, height: int, width: int) -> str | None:
+    """What is wrong with a `segmentation` field, or None; does not decode polygons."""
+    if segmentation is None:
+        return None
+    if isinstance(segmentation, Mapping):
+        try:
+            mask = decode_segmentation(segmentation, height, width)
+        except (ValueError, TypeError, KeyError) as error:
+            return str(error)
+        return None if mask.any() else "its run lengths cover no pixel"
+    try:
+        polygons = _polygons(segmentation)
+    except ValueError as error:
+        return str(error)
+    if not polygons or all(len(p) < 6 for p in polygons):
+        return "its polygons are empty (fewer than three points)"
+    return None
+
+
+def _polygons(segmentation) -> list[list[float]]:
+    if not isinstance(segmentation, list) or not all(isinstance(p, list) for p in segmentation):
+        raise ValueError("neither a list of polygons nor run lengths")
+    for polygon in segmentation:
+        if len(polygon) % 2:
+            raise ValueError("a polygon with an odd number of coordinates")
+        try:
+            finite = np.isfinite(np.asarray(polygon, np.float64)).all()
+        except (ValueError, TypeError):
+            finite = False
+        if not finite:
+            raise ValueError("a polygon with coordinates that are not finite numbers")
+    return segmentation
+
+
+def _check_counts(counts: list, pixels: int) -> None:
+    # pycocotools trusts its input: a wrong total would be read past the end of the image.
+    if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != pixels:
+        raise ValueError(f"run lengths must be whole numbers that add up to {pixels}")
+
+
+def _rle_tools():
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise UserError(
+            "object masks need pycocotools: pip install 'jaxseg[train]', or open the data set "
+            "without masks"
+        ) from None
+    return mask
