@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[1]
 
 # From the roof down, as in the design.
 LAYERS = (
-    ("errors", "typing", "params"),
+    ("errors", "typing"),
     ("structures",),
+    ("params",),
     ("ops",),
     ("kernels",),
     ("nn",),
@@ -22,6 +23,9 @@ LAYERS = (
     ("losses",),
     ("parallel",),
     ("data",),
+    ("hub",),
+    ("native",),
+    ("probe",),
     ("checkpoints",),
     ("convert_command", "verify_command", "models_command"),
     ("predict",),

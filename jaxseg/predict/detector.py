@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxseg.checkpoints import ImageConfig, from_pretrained
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
-from jaxseg.ops.images import IMAGENET_MEAN, IMAGENET_STD, normalize
+from jaxseg.ops.images import normalize
 from jaxseg.predict import preprocess
 from jaxseg.predict.preprocess import ImageSource, Size
 from jaxseg.predict.result import Prediction, best_first
@@ -63,7 +63,7 @@ class Detector:
         self.model = model.clone(canvas="exact")
         self.params = jax.device_put(params)
         self.classes = classes
-        self.image = image or ImageConfig(mean=IMAGENET_MEAN, std=IMAGENET_STD)
+        self.image = image or ImageConfig()
         self.batch_size = batch_size
         short, long = self.image.short_side, self.image.long_side
         self.buckets = tuple(buckets or preprocess.default_buckets(short, long, self.model.stride))

@@ -8,6 +8,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxseg.data.images import DAMAGED
+from jaxseg.data.transforms import short_side_size
 from jaxseg.errors import UserError
 from jaxseg.structures import Images
 from jaxseg.typing import Array
@@ -46,7 +48,7 @@ def _read(path: Path) -> np.ndarray:
         raise UserError(f"{path} is a folder, not an image") from None
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that Pillow can read") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except DAMAGED as error:
         raise UserError(f"cannot decode the image {path}: {error}") from error
 
 
@@ -109,15 +111,13 @@ def resized_size(size: Size, short_side: int, long_side: int, limit: int | None 
     """(h, w) after DETR's resizing: the short side, unless the long one would pass its limit.
 
     Rounding the short side can still leave the long one a little over `long_side`, and far over
-    it for strips of a few pixels; `limit` is never passed. No side is less than one pixel.
+    it for strips of a few pixels; `limit` is never passed.
     """
-    short, long = min(size), max(size)
-    if long / short * short_side > long_side:
-        short_side = max(1, round(long_side * short / long))
-    new_long = long if short == short_side else int(short_side * long / short)
-    new_long = min(new_long, limit or new_long)
-    height, width = size
-    return (short_side, new_long) if height <= width else (new_long, short_side)
+    resized = short_side_size(size, short_side, long_side)
+    if min(resized) < 1:  # a strip so long that the rule leaves nothing of it
+        resized = size
+    height, width = (min(side, limit or side) for side in resized)
+    return height, width
 
 
 def resize(image: np.ndarray, size: Size) -> np.ndarray:

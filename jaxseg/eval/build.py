@@ -1,0 +1,137 @@
+"""Put model, data set and canvases together for an evaluation."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxseg.checkpoints import ImageConfig
+from jaxseg.data.loader import Loader
+from jaxseg.data.transforms import evaluation_transform
+from jaxseg.errors import UserError
+from jaxseg.eval.categories import match_categories
+from jaxseg.eval.runner import Answer, Evaluator
+from jaxseg.ops.images import normalize
+from jaxseg.parallel.mesh import loader_shard
+from jaxseg.parallel.shard import check_batch_size, global_batch
+from jaxseg.predict.preprocess import default_buckets
+from jaxseg.structures import Batch
+from jaxseg.typing import PyTree
+
+
+def make_evaluator(
+    model: nn.Module,
+    dataset,
+    *,
+    image: ImageConfig | None = None,
+    category_ids: Sequence[int | None] | None = None,
+    batch_size: int = 1,
+    buckets: Sequence[tuple[int, int]] | None = None,
+    canvas: str = "exact",
+    mesh: Mesh | None = None,
+    limit: int | None = None,
+    workers: int = 0,
+    precision: str | None = None,
+    progress: bool = True,
+) -> Evaluator:
+    """A function from parameters to COCO metrics on `dataset`.
+
+    Args:
+      model: a detector; it is evaluated with `canvas`, whatever its own.
+      dataset: of `jaxseg.data.open_dataset`; its ground truth has its own category ids.
+      image: how images are resized and normalised; None is DETR's 800 to 1333 pixels.
+      category_ids: of each label of the model; None takes the data set's numbering.
+      batch_size: images at once, of all processes together if there is a mesh, else of each.
+      buckets: canvases (h, w); None derives them from `image`.
+      canvas: "exact" judges each image as if it were alone; "padded" lets padding matter, as the
+        originals do when they evaluate in batches.
+      mesh: that the parameters live on; without one each process runs the model by itself.
+      limit: use only the first images of the data set.
+      workers: processes that load images.
+
+    Raises:
+      UserError: empty data set, a class count that is not the model's, or a batch that does not
+        divide over the mesh.
+    """
+    if limit is not None:
+        dataset = First(dataset, min(limit, len(dataset)))
+    if not len(dataset):
+        raise UserError("the data set has no images: there is nothing to evaluate")
+    if category_ids is None:
+        category_ids = match_categories(None, model.num_classes, dataset.classes)
+    image = image or ImageConfig()
+    index, count = jax.process_index(), jax.process_count()
+    if mesh is not None:
+        check_batch_size(batch_size, mesh)
+        index, count = loader_shard(mesh)
+    loader = Loader(
+        dataset,
+        batch_size=batch_size if mesh is not None else batch_size * count,
+        buckets=tuple(buckets or default_buckets(image.short_side, image.long_side, model.stride)),
+        transform=evaluation_transform(image.short_side, image.long_side),
+        max_targets=1,
+        seed=0,
+        process_index=index,
+        process_count=count,
+        workers=workers,
+        shuffle=False,
+        repeat=False,
+        drop_last=False,
+    )
+    processes, process = jax.process_count(), jax.process_index()
+    return Evaluator(
+        detect=_detect(model.clone(canvas=canvas), image, mesh),
+        batches=lambda: loader.iterate(0),
+        image_ids=dataset.image_ids,
+        category_ids=tuple(category_ids),
+        ground_truth=dataset.coco(),
+        # On a mesh every process holds all answers, so each reports every n-th of them.
+        share=lambda position: mesh is None or position % processes == process,
+        precision=precision,
+        progress=progress,
+    )
+
+
+def _detect(
+    model: nn.Module, image: ImageConfig, mesh: Mesh | None
+) -> Callable[[PyTree, Batch], Answer]:
+    def forward(params: PyTree, batch: Batch) -> Answer:
+        images = normalize(batch.images, image.mean, image.std)
+        output = model.apply({"params": params}, images, train=False)
+        detections = model.detections(output, batch.original_sizes)
+        return Answer(detections, batch.index, batch.mask)
+
+    if mesh is None:
+        return jax.jit(forward)
+    compiled = jax.jit(forward, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return lambda params, batch: compiled(params, global_batch(batch, mesh))
+
+
+@dataclass(frozen=True)
+class First:
+    """The first `count` images of a data set."""
+
+    dataset: Any
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int):
+        return self.dataset[index]
+
+    def __getattr__(self, name: str):
+        return getattr(self.dataset, name)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        return self.dataset.sizes[: self.count]
+
+    @cached_property
+    def image_ids(self) -> list:
+        return list(self.dataset.image_ids[: self.count])

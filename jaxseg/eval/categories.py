@@ -1,0 +1,94 @@
+"""Which category of a data set each label of a model stands for."""
+
+from collections.abc import Collection
+
+from jaxseg.data.classes import Classes
+from jaxseg.errors import UserError
+
+CategoryIds = tuple[int | None, ...]
+
+
+def match_categories(
+    model_classes: Classes | None,
+    num_classes: int,
+    data_classes: Classes,
+    annotated: Collection[int] | None = None,
+) -> CategoryIds:
+    """The data set's category id of each label of the model; None where it has no such class.
+
+    Classes are matched by name (letter case does not matter), so a model of many classes can be
+    judged on a data set of a few. A model without names is matched by order, or, with enough
+    outputs, by raw category ids as DETR's published weights number them.
+
+    Args:
+      model_classes: as the weights name them, or None.
+      num_classes: outputs of the model, without "no object".
+      data_classes: of the data set, in any numbering.
+      annotated: ids of the categories that have objects; others need not be known to the model.
+
+    Raises:
+      UserError: the model cannot name a class of the data set.
+    """
+    if model_classes is None:
+        return _by_number(num_classes, data_classes)
+    if len(model_classes) != num_classes:
+        raise UserError(
+            f"the weights predict {num_classes} classes but name {len(model_classes)}: their "
+            "config.json is damaged"
+        )
+    if _names(model_classes) == _names(data_classes):  # by order, so equal names stay apart
+        ids = iter([category for _, category in _named(data_classes)])
+        return tuple(None if own is None else next(ids) for own in model_classes.category_ids)
+    wanted = _ids_by_name(data_classes)
+    known = {_key(name) for name in _names(model_classes)}
+    missing = [
+        name
+        for name, category in _named(data_classes)
+        if _key(name) not in known and (annotated is None or category in annotated)
+    ]
+    if missing:
+        raise UserError(
+            f"the weights do not know {len(missing)} of the data set's {len(wanted)} classes: "
+            f"{_some(missing)}. They know {_some(list(_names(model_classes)))}: evaluate weights "
+            "that were trained on these classes, or rename the categories to match"
+        )
+    return tuple(
+        None if category is None else wanted.get(_key(name))
+        for name, category in zip(model_classes.names, model_classes.category_ids, strict=True)
+    )
+
+
+def _by_number(num_classes: int, data_classes: Classes) -> CategoryIds:
+    ids = sorted(category for _, category in _named(data_classes))
+    if num_classes == len(ids):
+        return tuple(ids)
+    if num_classes == len(data_classes):
+        return data_classes.category_ids
+    if num_classes == ids[-1] + 1:
+        return tuple(label if label in ids else None for label in range(num_classes))
+    raise UserError(
+        f"the weights predict {num_classes} classes without naming them, and the data set has "
+        f"{len(ids)} (ids {ids[0]} to {ids[-1]}): evaluate weights that were trained on it"
+    )
+
+
+def _named(classes: Classes) -> list[tuple[str, int]]:
+    pairs = zip(classes.names, classes.category_ids, strict=True)
+    return [(name, category) for name, category in pairs if category is not None]
+
+
+def _names(classes: Classes) -> list[str]:
+    return [name for name, _ in _named(classes)]
+
+
+def _ids_by_name(classes: Classes) -> dict[str, int]:
+    return {_key(name): category for name, category in _named(classes)}
+
+
+def _key(name: str) -> str:
+    return name.strip().casefold()
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+    return ", ".join(names[:6]) + more

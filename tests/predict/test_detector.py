@@ -1,0 +1,193 @@
+"""The detector's promises: one answer per image, whatever its canvas, batch and neighbours."""
+
+import copy
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.checkpoints import ImageConfig
+from jaxseg.data.classes import COCO_91, Classes
+from jaxseg.errors import UserError
+from jaxseg.models import build
+from jaxseg.params import abstract_params, flatten, unflatten
+from jaxseg.predict import Detector
+from jaxseg.predict.detector import label_names
+
+CLASSES = Classes.from_names(["circle", "square", "star", "ring", "cross"])
+CONFIG = ImageConfig(short_side=64, long_side=107)
+BUCKETS = [(64, 128), (128, 64)]
+RNG = np.random.default_rng(3)
+SIZES = [(48, 64), (90, 60), (50, 51), (200, 300), (48, 64), (1, 40), (30, 90), (64, 64)]
+IMAGES = [RNG.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+
+
+def draw_params(model) -> dict:
+    """Random weights without compiling `model.init`."""
+
+    def leaf(path: str, shape: tuple) -> np.ndarray:
+        if path.endswith(("scale", "bias")):
+            return np.full(shape, path.endswith("scale"), np.float32)
+        deviation = 1.0 if path.endswith("embedding") else np.prod(shape[:-1]) ** -0.5
+        return RNG.normal(0, deviation, shape).astype(np.float32)
+
+    shapes = flatten(abstract_params(model))
+    return unflatten({path: leaf(path, x.shape) for path, x in shapes.items()})
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """A tiny DETR with random weights that draws its boxes apart."""
+    model = build("detr.tiny", num_queries=12, encoder_layers=1, decoder_layers=1)
+    params = draw_params(model)
+    # Sharp attention: otherwise every query of random weights sees the mean of the image.
+    params["decoder"]["layer_0"]["cross_attn"]["q_proj"]["kernel"] *= 30
+    params["bbox_embed"]["layer_2"]["kernel"] *= 4
+    return model, params
+
+
+@pytest.fixture(scope="module")
+def detector(weights):
+    return Detector(*weights, CLASSES, CONFIG, buckets=BUCKETS)
+
+
+@pytest.fixture(scope="module")
+def batched(weights):
+    return Detector(*weights, CLASSES, CONFIG, buckets=BUCKETS, batch_size=3)
+
+
+def assert_same(a, b):
+    assert a.size == b.size
+    np.testing.assert_allclose(a.scores, b.scores, atol=1e-5)
+    # Order among near-equal scores may differ: compare by box.
+    order_a, order_b = np.lexsort(a.boxes.round(2).T), np.lexsort(b.boxes.round(2).T)
+    np.testing.assert_allclose(a.boxes[order_a], b.boxes[order_b], atol=2e-3)
+    np.testing.assert_array_equal(a.labels[order_a], b.labels[order_b])
+
+
+def test_an_image_alone_in_a_batch_and_on_a_larger_canvas_has_the_same_boxes(
+    weights, detector, batched
+):
+    alone = [detector(image, 0.0) for image in IMAGES]
+    assert len({len(prediction) for prediction in alone}) == 1  # all twelve queries
+    assert np.ptp(alone[0].boxes[:, 0]) > 5, "the boxes must differ for the test to mean anything"
+    together = batched(IMAGES, 0.0)
+    larger = Detector(*weights, CLASSES, CONFIG, batch_size=2, buckets=[(128, 160)])(IMAGES, 0.0)
+    for one, two, three in zip(alone, together, larger, strict=True):
+        assert_same(one, two)
+        assert_same(one, three)
+
+
+def test_a_padded_model_is_made_canvas_exact(weights, detector):
+    model, params = weights
+    assert model.clone(canvas="padded") != detector.model
+    assert Detector(model.clone(canvas="padded"), params, CLASSES, CONFIG).model == detector.model
+
+
+def test_answers_come_in_the_order_of_the_images(batched):
+    answers = batched([*IMAGES, *IMAGES[::-1]], 0.0)
+    assert [answer.size for answer in answers] == [*SIZES, *SIZES[::-1]]
+    for forth, back in zip(answers[: len(IMAGES)], answers[: len(IMAGES) - 1 : -1], strict=True):
+        assert_same(forth, back)
+
+
+def test_any_sizes_compile_once_for_each_canvas(batched):
+    compiled = []
+
+    def listen(event: str, _: float, **__) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(event)
+
+    batched(IMAGES[:2])
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for count in (1, 2, 3, len(IMAGES)):
+            batched(IMAGES[:count])
+        batched([RNG.integers(0, 256, (7 * i, 5 + i, 3), np.uint8) for i in range(1, 30, 4)])
+        assert not compiled
+        jax.jit(lambda x: x * 3)(2.5)
+        assert compiled, "the listener must hear compilations for the test to mean anything"
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_boxes_are_in_pixels_of_the_given_image_the_surest_first(detector):
+    prediction = detector(IMAGES[3], 0.0)
+    assert (np.diff(prediction.scores) <= 0).all()
+    assert prediction.boxes[:, 2].max() > 107, "boxes of the resized image would end before"
+    height, width = SIZES[3]
+    clipped = prediction.clipped()
+    assert clipped.min() >= 0
+    assert clipped[:, [0, 2]].max() <= width
+    assert clipped[:, [1, 3]].max() <= height
+
+
+def test_the_threshold_leaves_the_sure_ones(detector):
+    everything = detector(IMAGES[0], 0.0)
+    cut = float(np.median(everything.scores))
+    some = detector(IMAGES[0], cut)
+    np.testing.assert_array_equal(some.scores, everything.scores[everything.scores >= cut])
+    assert len(detector(IMAGES[0], 1.0)) == 0
+
+
+def test_files_pictures_and_arrays_answer_alike(tmp_path, detector):
+    Image.fromarray(IMAGES[0]).save(tmp_path / "image.png")
+    expected = detector(IMAGES[0], 0.0)
+    pictures = [tmp_path / "image.png", str(tmp_path / "image.png"), Image.fromarray(IMAGES[0]),
+                IMAGES[0] / np.float32(255), jax.numpy.asarray(IMAGES[0])]  # fmt: skip
+    for prediction in detector(pictures, 0.0):
+        np.testing.assert_array_equal(prediction.boxes, expected.boxes)
+
+
+def test_no_images_give_no_answers(detector):
+    assert detector([]) == []
+
+
+def test_holes_of_a_numbering_are_never_reported(detector):
+    holes = Classes(("N/A", "square", "N/A", "ring", "cross"), (None, 1, None, 3, 4))
+    numbered = copy.copy(detector)
+    numbered._names = label_names(holes, 5)
+    everything = detector(IMAGES[0], 0.0)
+    assert set(everything.labels) & {0, 2}, "holes must occur for the test to mean anything"
+    assert set(numbered(IMAGES[0], 0.0).labels) == set(everything.labels) - {0, 2}
+    assert label_names(COCO_91, 91)[:2] == (None, "person")
+    assert label_names(None, 2) == ("class 0", "class 1")
+
+
+def test_a_wrong_number_of_names_is_refused(weights):
+    with pytest.raises(UserError, match="5 classes apart, but 2"):
+        Detector(*weights, Classes.from_names(["a", "b"]), CONFIG)
+
+
+def test_damaged_weights_are_reported(detector):
+    damaged = copy.copy(detector)
+    damaged.params = jax.tree.map(lambda x: x * jnp.nan, detector.params)
+    with pytest.warns(UserWarning, match="not finite"):
+        assert len(damaged(IMAGES[0])) == 0
+
+
+def test_an_answer_becomes_json(detector):
+    prediction = detector(IMAGES[0], 0.0)
+    content = json.loads(prediction.to_json())
+    assert (content["height"], content["width"]) == SIZES[0]
+    assert len(content["objects"]) == len(prediction)
+    first = content["objects"][0]
+    assert first["name"] == CLASSES.names[first["label"]]
+    np.testing.assert_allclose(first["box"], prediction.boxes[0], atol=0.006)
+
+
+@pytest.mark.filterwarnings("ignore:OpenCV:UserWarning")  # supervision works without it
+def test_an_answer_becomes_supervisions_detections(detector):
+    supervision = pytest.importorskip("supervision")
+    prediction = detector(IMAGES[0], 0.0)
+    detections = prediction.to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    np.testing.assert_array_equal(detections.xyxy, prediction.boxes)
+    np.testing.assert_array_equal(detections.confidence, prediction.scores)
+    assert list(detections["class_name"]) == list(prediction.names)
+    nothing = detector(IMAGES[0], 1.0).to_supervision()
+    assert len(nothing) == 0
+    assert len(supervision.Detections.merge([nothing, detections])) == len(prediction)
