@@ -1,0 +1,69 @@
+"""Figures of a run: one JSON object a line, and TensorBoard."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+
+class MetricsLog:
+    """Appends to DIRECTORY/metrics.jsonl and DIRECTORY/tensorboard.
+
+    Args:
+      directory: of the run.
+      step: the step that the run resumes at. Lines of later steps, written by a process that
+        was killed before its next checkpoint, are removed: they will be written again.
+      enabled: only one process writes.
+    """
+
+    def __init__(self, directory: str | Path, step: int = 0, *, enabled: bool = True):
+        self.path = Path(directory) / "metrics.jsonl"
+        self._file = self._board = None
+        if enabled:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_lines_after(self.path, step)
+            self._file = self.path.open("a", encoding="utf-8")
+            self._board = _summary_writer(self.path.parent / "tensorboard", step)
+
+    def write(self, step: int, values: Mapping[str, float], prefix: str = "") -> None:
+        """Record `values` after `step` steps; what is not finite becomes null in JSON."""
+        if self._file is None:
+            return
+        named = {prefix + name: float(value) for name, value in values.items()}
+        line = {name: value if math.isfinite(value) else None for name, value in named.items()}
+        self._file.write(json.dumps({"step": step, **line}, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in named.items():
+                tag = name if "/" in name else f"train/{name}"
+                self._board.add_scalar(tag, value, step)
+
+    def close(self) -> None:
+        """Flush and close both."""
+        for sink in (self._file, self._board):
+            if sink is not None:
+                sink.close()
+
+
+def _drop_lines_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, KeyError):  # the line that was being written when the process died
+            continue
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(kept), encoding="utf-8")
+    partial.replace(path)
+
+
+def _summary_writer(directory: Path, step: int):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        print("TensorBoard's files are not written: pip install tensorboardX to have them")
+        return None
+    return SummaryWriter(str(directory), purge_step=step + 1 if step else None)
