@@ -31,7 +31,9 @@ __all__ = [
     "write_state_dict",
 ]
 
-TABLES: dict[str, Table] = {**resnet_tables.TABLES, **detr_tables.TABLES}
+TABLES: dict[str, Table] = {
+    table.name: table for table in (*resnet_tables.TABLES, *detr_tables.TABLES)
+}
 
 # Keys that only other models' checkpoints have.
 STRANGERS = {
@@ -81,7 +83,7 @@ def detect_table(keys: Iterable[str]) -> str:
         shown = ", ".join(sorted(keys)[:3])
         raise UserError(
             f"no conversion table knows these weights (keys such as {shown}); "
-            f"there are tables for {', '.join(table.name for table in TABLES.values())}"
+            f"there are tables for {', '.join(table.title for table in TABLES.values())}"
         )
     return best
 

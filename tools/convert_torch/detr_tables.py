@@ -87,20 +87,26 @@ TRANSFORMERS_5 = (
 )
 BODY = "model.backbone.conv_encoder.model."
 
-TABLES = {
-    "detr": Table(
-        "official DETR", _official_modules(), fusions=_packed_projections(), drops=(COUNTERS,)
+TABLES = (
+    Table(
+        "detr",
+        "official DETR",
+        _official_modules(),
+        fusions=_packed_projections(),
+        drops=(COUNTERS,),
     ),
-    "detr.huggingface": Table(
-        "Hugging Face DETR, timm backbone",
+    Table(
+        "detr.huggingface",
+        "Hugging Face DETR with timm's ResNet",
         _huggingface_modules(resnet_modules(BODY, "backbone/")),
         drops=(COUNTERS,),
         spellings=TRANSFORMERS_5,
     ),
-    "detr.huggingface_resnet": Table(
-        "Hugging Face DETR, its own ResNet",
+    Table(
+        "detr.huggingface_resnet",
+        "Hugging Face DETR with its own ResNet",
         _huggingface_modules(huggingface_resnet_modules(BODY, "backbone/")),
         drops=(COUNTERS,),
         spellings=TRANSFORMERS_5,
     ),
-}
+)

@@ -24,10 +24,14 @@ class ConversionError(UserError):
 
 
 class Converted(NamedTuple):
-    """Nested parameters (numpy), and what the way back needs beside them (JSON-able)."""
+    """Nested parameters (numpy), and what the way back needs beside them (JSON-able).
+
+    `dropped` are the keys that the table leaves out on purpose.
+    """
 
     params: dict
     origin: dict[str, Any]
+    dropped: list[str]
 
 
 @dataclass
@@ -80,11 +84,11 @@ def convert(
         if path.startswith(under) and path not in flat:
             key = table.key(path)
             problems.add("missing", _fused_key(table, key) or path, f"for {path}" if key else "")
-    problems.check(f"a state dict of the form {table.name}")
+    problems.check(f"a state dict of the form {table.title}")
     tree = unflatten(flat)
     for name in part.split("/") if part else ():
         tree = tree[name]
-    return Converted(tree, origin)
+    return Converted(tree, origin, sorted(key for key in state if table.dropped(key)))
 
 
 def target_shapes(target: nn.Module | Mapping, prefix: str = "") -> dict:
@@ -157,7 +161,7 @@ def _origin(table, dtypes, noted) -> dict:
     dtype = common[0][0] if common else "float32"
     others = {key: name for key, name in dtypes.items() if name != dtype}
     noted = {"dtypes": others} | noted
-    return {"form": table.name, "dtype": dtype} | {k: v for k, v in noted.items() if v}
+    return {"table": table.name, "dtype": dtype} | {k: v for k, v in noted.items() if v}
 
 
 def _split(table, key, value, problems) -> dict:
@@ -204,7 +208,7 @@ def revert(
         else:
             plain[key] = to_official(path, np.asarray(value))
     state = _fuse(table, plain, problems)
-    problems.check(f"parameters to the form {table.name}")
+    problems.check(f"parameters to the form {table.title}")
     return _restore(state, origin or {})
 
 

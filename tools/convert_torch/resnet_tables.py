@@ -41,6 +41,4 @@ def huggingface_resnet_modules(official: str = "", path: str = "") -> tuple[Rena
     return (*stem, *blocks)
 
 
-TABLES = {
-    "resnet": Table("torchvision ResNet", resnet_modules(), drops=(COUNTERS, CLASSIFIER)),
-}
+TABLES = (Table("resnet", "torchvision ResNet", resnet_modules(), drops=(COUNTERS, CLASSIFIER)),)

@@ -50,7 +50,8 @@ class Table:
     """How one family of checkpoints names what a model has.
 
     Attributes:
-      name: the form, as reports call it.
+      name: the key in `TABLES`.
+      title: what reports call it.
       modules: module names; the first that fits decides.
       fusions: tensors that hold several of ours.
       drops: regexes of keys that are left out on purpose. Integers among them (counters) are
@@ -60,6 +61,7 @@ class Table:
     """
 
     name: str
+    title: str
     modules: tuple[Rename, ...]
     fusions: tuple[Fusion, ...] = ()
     drops: tuple[str, ...] = ()

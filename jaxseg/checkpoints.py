@@ -1,0 +1,345 @@
+"""Weights by folder, file or Hugging Face id: `save_pretrained` and `from_pretrained`.
+
+pretrained = from_pretrained("facebook/detr-resnet-50")
+output = pretrained.model.apply({"params": pretrained.params}, images)
+"""
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxseg import __version__, hub, native
+from jaxseg.data.classes import Classes
+from jaxseg.errors import UserError
+from jaxseg.ops.images import IMAGENET_MEAN, IMAGENET_STD
+from jaxseg.params import abstract_inputs, abstract_params, flatten, unflatten
+from jaxseg.probe import record_probe
+
+logger = logging.getLogger(__name__)
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """How images are prepared for a model.
+
+    Attributes:
+      mean, std: of RGB in [0, 1].
+      short_side, long_side: pixels; the short side is resized to the one, the long side never
+        past the other.
+    """
+
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    short_side: int = 800
+    long_side: int = 1333
+
+    def __post_init__(self):
+        object.__setattr__(self, "mean", tuple(self.mean))
+        object.__setattr__(self, "std", tuple(self.std))
+
+
+class Pretrained(NamedTuple):
+    """A model with its weights.
+
+    Attributes:
+      model: unbound module; call `model.apply({"params": params}, images)`.
+      params: nested arrays on the default device.
+      classes: of the model's labels, None if the source does not name them.
+      image: how to prepare images.
+      name, kwargs: what `models.build` made the model from.
+      origin: what the way back to the source's own form needs, None for weights made here.
+    """
+
+    model: nn.Module
+    params: dict
+    classes: Classes | None
+    image: ImageConfig
+    name: str
+    kwargs: dict[str, Any]
+    origin: dict[str, Any] | None = None
+
+
+@dataclass
+class Source:
+    """Weights as found, before a model is built of them.
+
+    Attributes:
+      flat: numpy arrays by flat path.
+      notes: what had to be assumed about the model.
+      dropped: official keys that were left out on purpose.
+    """
+
+    flat: dict[str, np.ndarray]
+    name: str
+    kwargs: dict[str, Any]
+    classes: Classes | None = None
+    image: ImageConfig = field(default_factory=ImageConfig)
+    origin: dict[str, Any] | None = None
+    notes: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+
+def save_pretrained(
+    directory: str | os.PathLike,
+    model_name: str,
+    model_kwargs: Mapping[str, Any],
+    params: Mapping,
+    *,
+    classes: Classes | None = None,
+    image: ImageConfig | None = None,
+    origin: Mapping[str, Any] | None = None,
+    probe: bool = True,
+) -> None:
+    """Write a folder that `from_pretrained` rebuilds the model from, whole or not at all.
+
+    Args:
+      model_name: in `models.MODELS`.
+      model_kwargs: the builder's keyword arguments; plain data and dtypes.
+      params: nested arrays of the model.
+      origin: `Pretrained.origin`, so that the official form can be written again.
+      probe: store the digests that `jaxseg verify` compares with (one small forward pass).
+
+    Raises:
+      UserError: parameters that are not the model's (each is named), or a folder that holds
+        other files.
+    """
+    image = image or ImageConfig()
+    model = native.build_model(model_name, model_kwargs, "save_pretrained")
+    flat = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    _check_shapes(flat, flatten(abstract_params(model)), f"parameters for {model_name}")
+    _check_classes(model, classes)
+    config = {
+        "format": "jaxseg",
+        "version": native.FORMAT,
+        "jaxseg": __version__,
+        "model": model_name,
+        "kwargs": native.encode_kwargs(model_kwargs),
+        "classes": classes.to_json() if classes else None,
+        "image": asdict(image),
+    }
+    if origin:
+        config["origin"] = dict(origin)
+
+    def write(folder: Path) -> None:
+        config["sha256"] = native.write_weights(folder / native.WEIGHTS, flat)
+        if probe:
+            record = record_probe(model_name, model_kwargs, unflatten(flat), image)
+            native.write_json(folder / native.PROBE, record)
+        native.write_json(folder / native.CONFIG, config)
+
+    native.write_folder(directory, write)
+
+
+def from_pretrained(
+    name_or_path: str | os.PathLike,
+    *,
+    model: str | None = None,
+    num_classes: int | None = None,
+    classes: Classes | None = None,
+    revision: str | None = None,
+    local_files_only: bool | None = None,
+    **model_overrides: Any,
+) -> Pretrained:
+    """Load a model with its weights.
+
+    Args:
+      name_or_path: a folder of `save_pretrained` or of Hugging Face's `save_pretrained`, an
+        official `.pth` or `.safetensors` file, or a Hugging Face id, which is fetched,
+        converted and kept.
+      model: builder of an official file, whose keys do not tell a DC5 model from a plain one.
+      num_classes, classes: what the model shall tell apart. If the weights were made for other
+        classes, the class head starts from random weights, and a warning says so.
+      revision: branch, tag or commit of a Hugging Face id.
+      local_files_only: never reach for the network; by default as HF_HUB_OFFLINE says.
+      model_overrides: builder arguments that replace the stored ones (canvas="exact", dtype=...).
+
+    Raises:
+      UserError: nothing there, damaged or unknown weights, or shapes that do not fit.
+    """
+    source = open_source(
+        name_or_path, model=model, revision=revision, local_files_only=local_files_only
+    )
+    for note in source.notes:
+        logger.warning("%s: assumed %s", name_or_path, note)
+    return _assemble(source, str(name_or_path), num_classes, classes, model_overrides)
+
+
+def open_source(
+    name_or_path: str | os.PathLike,
+    *,
+    model: str | None = None,
+    revision: str | None = None,
+    local_files_only: bool | None = None,
+) -> Source:
+    """Find and read weights; foreign ones are converted. Arguments of `from_pretrained`."""
+    path = Path(name_or_path)
+    if path.exists():
+        return _open_local(path, model)
+    if not HUB_ID.fullmatch(str(name_or_path)):
+        raise UserError(
+            f"{name_or_path} does not exist; give a folder of weights, a .pth or .safetensors "
+            "file, or a Hugging Face id such as facebook/detr-resnet-50"
+        )
+    snapshot = hub.fetch(str(name_or_path), revision, local_files_only)
+    if is_native(snapshot):
+        return _open_native(snapshot)
+    cached = hub.converted_folder(str(name_or_path), snapshot.name)
+    if not is_native(cached):
+        source = _open_local(snapshot, model)
+        save_source(source, cached, probe=False)
+    return _open_native(cached)
+
+
+def load_backbone(path: str | os.PathLike, model: nn.Module) -> dict:
+    """Nested parameters for `model`'s backbone, such as ImageNet's to begin a training with.
+
+    Args:
+      path: a torchvision ResNet's file, or an official detector's, whose backbone is taken.
+      model: a detector with a frozen-batch-norm ResNet of the same depth.
+
+    Raises:
+      UserError: unreadable weights, or a report of all that does not fit.
+    """
+    from jaxseg_convert_torch.sources import load_backbone_file
+
+    params = load_backbone_file(Path(path), abstract_params(model)["backbone"])
+    return jax.tree.map(jnp.asarray, params)
+
+
+def save_source(source: Source, directory: str | os.PathLike, *, probe: bool = True) -> None:
+    """Write weights as found in the native form."""
+    save_pretrained(
+        directory,
+        source.name,
+        source.kwargs,
+        unflatten(source.flat),
+        classes=source.classes,
+        image=source.image,
+        origin=source.origin,
+        probe=probe,
+    )
+
+
+def is_native(directory: Path) -> bool:
+    """Whether a folder has a `config.json` of ours."""
+    path = directory / native.CONFIG
+    return path.is_file() and native.read_json(path).get("format") == "jaxseg"
+
+
+def _open_local(path: Path, model: str | None) -> Source:
+    if path.is_dir() and is_native(path):
+        return _open_native(path)
+    # The converter imports this package; nothing else here may import the converter.
+    from jaxseg_convert_torch.sources import open_foreign
+
+    return open_foreign(path, model)
+
+
+def _open_native(directory: Path) -> Source:
+    config = native.read_native_config(directory)
+    try:
+        classes = Classes.from_json(config["classes"]) if config["classes"] else None
+        image = ImageConfig(**config["image"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{directory / native.CONFIG} is damaged: {error}") from error
+    flat = native.read_weights(directory / native.WEIGHTS)
+    return Source(flat, config["model"], config["kwargs"], classes, image, config.get("origin"))
+
+
+def _assemble(source, origin, num_classes, classes, overrides) -> Pretrained:
+    if classes is not None and num_classes not in (None, len(classes)):
+        raise UserError(f"num_classes={num_classes}, but {len(classes)} classes were given")
+    kwargs = dict(source.kwargs) | overrides
+    stored = native.build_model(source.name, kwargs, origin)
+    wanted = len(classes) if classes is not None else num_classes
+    if wanted is not None:
+        kwargs["num_classes"] = wanted
+    model = native.build_model(source.name, kwargs, origin)
+    fresh: set[str] = set()
+    if _other_classes(stored, model, source.classes, classes):
+        fresh = class_head(source.name, kwargs)
+        _say_fresh(origin, stored, model, fresh)
+    shapes = flatten(abstract_params(model))
+    kept = {path: value for path, value in source.flat.items() if path not in fresh}
+    _check_shapes(kept, {p: s for p, s in shapes.items() if p not in fresh}, origin)
+    flat = {path: jnp.asarray(value, shapes[path].dtype) for path, value in kept.items()}
+    flat |= initial_params(model, fresh)
+    names = classes or (None if fresh else source.classes)
+    params = unflatten({path: flat[path] for path in shapes})
+    return Pretrained(model, params, names, source.image, source.name, kwargs, source.origin)
+
+
+def _other_classes(stored, model, stored_classes, classes) -> bool:
+    if stored.num_classes != model.num_classes:
+        return True
+    known = classes is not None and stored_classes is not None
+    return known and classes.names != stored_classes.names
+
+
+def _say_fresh(origin, stored, model, fresh) -> None:
+    logger.warning(
+        "%s was made for %d classes and is loaded for %d %s: %s start from random weights and "
+        "must be trained",
+        origin,
+        stored.num_classes,
+        model.num_classes,
+        "others" if stored.num_classes == model.num_classes else "classes",
+        ", ".join(sorted(fresh)),
+    )
+
+
+def class_head(name: str, kwargs: Mapping[str, Any]) -> set[str]:
+    """Flat paths of the parameters whose shapes follow from the number of classes."""
+    few, many = (
+        flatten(abstract_params(native.build_model(name, {**kwargs, "num_classes": n}, name)))
+        for n in (3, 4)
+    )
+    return {path for path in few if few[path].shape != many[path].shape}
+
+
+def initial_params(model: nn.Module, paths: set[str], seed: int = 0) -> dict[str, jax.Array]:
+    """Freshly drawn parameters of a model at some flat paths; the others are not computed."""
+    if not paths:
+        return {}
+    inputs = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), abstract_inputs(model))
+
+    def draw(key):
+        flat = flatten(model.init(key, *inputs)["params"])
+        return {path: flat[path] for path in sorted(paths)}
+
+    return jax.jit(draw)(jax.random.key(seed))
+
+
+def _check_shapes(flat, shapes, what: str) -> None:
+    lines = [f"missing    {path}" for path in shapes if path not in flat]
+    lines += [f"unexpected {path}" for path in flat if path not in shapes]
+    lines += [
+        f"misshapen  {path}: {flat[path].shape} came, the model has {tuple(shapes[path].shape)}"
+        for path in flat
+        if path in shapes and flat[path].shape != tuple(shapes[path].shape)
+    ]
+    if lines:
+        hint = ""
+        if any("misshapen" in line and "class_embed" in line for line in lines):
+            hint = " (to load for another number of classes, pass num_classes= or classes=)"
+        report = "\n".join(f"  {line}" for line in sorted(lines))
+        raise UserError(f"{what} does not fit the model{hint}:\n{report}")
+
+
+def _check_classes(model, classes) -> None:
+    if classes is not None and len(classes) != model.num_classes:
+        raise UserError(
+            f"{len(classes)} classes were given for a model of {model.num_classes}; "
+            "build it with num_classes=len(classes)"
+        )

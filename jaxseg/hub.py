@@ -1,0 +1,80 @@
+"""Fetching from the Hugging Face hub, and where converted weights are kept."""
+
+import os
+from pathlib import Path
+
+import huggingface_hub
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from jaxseg.errors import UserError
+
+CONFIGS = ["config.json", "preprocessor_config.json", "probe.json"]
+SAFETENSORS = ["model*.safetensors", "model*.safetensors.index.json"]
+PICKLES = ["pytorch_model*.bin", "pytorch_model*.bin.index.json"]
+CONVERSION = 1  # raised when a conversion changes, so that older results are not used again
+
+
+def fetch(repo: str, revision: str | None = None, local_files_only: bool | None = None) -> Path:
+    """A snapshot folder with config and weights, named after its commit.
+
+    Pickled weights are fetched only where a repository has no safetensors.
+
+    Args:
+      local_files_only: do not reach for the network; None: as HF_HUB_OFFLINE says.
+
+    Raises:
+      UserError: no such repository or revision, no access, or not in the cache when offline.
+    """
+    offline = _offline() if local_files_only is None else local_files_only
+    folder = _snapshot(repo, revision, offline, CONFIGS + SAFETENSORS)
+    if not any(folder.glob("*.safetensors")):
+        folder = _snapshot(repo, revision, offline, CONFIGS + PICKLES)
+    return folder
+
+
+def _offline() -> bool:
+    said = os.environ.get("HF_HUB_OFFLINE", "").upper()
+    return said in ("1", "ON", "YES", "TRUE") or huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+def _snapshot(repo, revision, offline, patterns) -> Path:
+    named = repo if revision is None else f"{repo} at revision {revision}"
+    try:
+        folder = huggingface_hub.snapshot_download(
+            repo, revision=revision, local_files_only=offline, allow_patterns=patterns
+        )
+    except GatedRepoError as error:
+        raise UserError(f"{named} asks for its terms to be accepted: log in with `hf auth login`"
+        ) from error  # fmt: skip
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"there is no {named} on the Hugging Face hub, nor such a local path (or it is "
+            "private: log in with `hf auth login`)"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        how = "offline mode is on" if offline else "the hub cannot be reached"
+        raise UserError(
+            f"{named} is not in the local cache and {how}; fetch it once with a connection"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise UserError(f"cannot fetch {named}: {error}") from error
+    return Path(folder)
+
+
+def cache_directory() -> Path:
+    """$JAXSEG_CACHE, else jaxseg in the user's cache folder."""
+    if chosen := os.environ.get("JAXSEG_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxseg"
+
+
+def converted_folder(repo: str, commit: str) -> Path:
+    """Where the native form of a repository's commit is kept."""
+    return cache_directory() / "converted" / str(CONVERSION) / repo.replace("/", "--") / commit

@@ -1,0 +1,153 @@
+"""The folder of native weights: `model.safetensors`, `config.json` and `probe.json`.
+
+`config.json` names a builder of `jaxseg.models.MODELS` and its keyword arguments, never code,
+and holds the SHA-256 of the weights. A folder appears whole or not at all.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxseg.errors import UserError
+from jaxseg.models import MODELS, build
+
+WEIGHTS, CONFIG, PROBE = "model.safetensors", "config.json", "probe.json"
+FORMAT = 1
+
+
+def write_folder(directory: str | os.PathLike, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a folder beside `directory`, then put it in its place.
+
+    Raises:
+      UserError: `directory` holds files that are not a checkpoint's, which would be lost.
+    """
+    directory = Path(directory).absolute()
+    _check_replaceable(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        new, old = partial / "new", partial / "old"
+        new.mkdir()
+        write(new)
+        if directory.exists():
+            os.replace(directory, old)
+        os.replace(new, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_replaceable(directory: Path) -> None:
+    if directory.is_dir():
+        ours = {WEIGHTS, CONFIG, PROBE, "preprocessor_config.json"}
+        if others := sorted({entry.name for entry in directory.iterdir()} - ours):
+            raise UserError(
+                f"{directory} is not empty and holds other files ({', '.join(others[:5])}); "
+                "choose another folder"
+            )
+    elif directory.exists():
+        raise UserError(f"{directory} is a file; weights are saved in a folder")
+
+
+def write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Raises `UserError` naming the file if it is missing or no JSON."""
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+
+
+def write_weights(path: Path, flat: Mapping[str, Any]) -> str:
+    """Write arrays by flat path; returns the file's SHA-256."""
+    arrays = {name: np.asarray(value, order="C") for name, value in sorted(flat.items())}
+    save_file(arrays, path, metadata={"format": "jaxseg"})
+    return sha256(path)
+
+
+def read_weights(path: Path) -> dict[str, np.ndarray]:
+    """Arrays by flat path.
+
+    Raises:
+      UserError: the file is missing or damaged.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot read {path}, or it is damaged ({error}); copy or save it again"
+        ) from error
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_native_config(directory: Path) -> dict[str, Any]:
+    """A checked `config.json`.
+
+    Raises:
+      UserError: not a native folder, a newer format, or a model that does not exist.
+    """
+    config = read_json(directory / CONFIG)
+    if not isinstance(config, dict) or config.get("format") != "jaxseg":
+        raise UserError(f"{directory / CONFIG} does not describe weights of jaxseg")
+    if config.get("version") != FORMAT:
+        raise UserError(
+            f"{directory} has format {config.get('version')}, this jaxseg reads {FORMAT}; "
+            "install the jaxseg that wrote it"
+        )
+    if config.get("model") not in MODELS or not isinstance(config.get("kwargs"), dict):
+        raise UserError(
+            f"{directory / CONFIG} names the model {config.get('model')!r}; "
+            f"there are {', '.join(sorted(MODELS))}"
+        )
+    return config
+
+
+def build_model(name: str, kwargs: Mapping[str, Any], source: str):
+    """`models.build` with errors that name where the arguments came from."""
+    try:
+        return build(name, **decode_kwargs(kwargs))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{source}: cannot build {name} with {dict(kwargs)}: {error}") from error
+
+
+def encode_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Builder arguments as JSON: dtypes by name.
+
+    Raises:
+      UserError: an argument that is neither a dtype nor plain data.
+    """
+    encoded = {
+        name: jnp.dtype(value).name if name.endswith("dtype") else value
+        for name, value in kwargs.items()
+    }
+    try:
+        return json.loads(json.dumps(encoded))
+    except TypeError as error:
+        raise UserError(f"builder arguments must be plain data to be saved: {error}") from error
+
+
+def decode_kwargs(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `encode_kwargs`."""
+    return {
+        name: jnp.dtype(value) if name.endswith("dtype") else value
+        for name, value in kwargs.items()
+    }

@@ -1,0 +1,200 @@
+"""The proof that weights carry: digests of what every block computes from a fixed input.
+
+The input is made of integers alone, so every machine draws the same; the pass runs in float32
+with full matmul precision. A block's digest is its output's mean, standard deviation, largest
+magnitude and a few samples. Normalisation layers are also run by themselves on an input of
+tiny variance, since a wrong epsilon hides where the variance is near one.
+
+Tolerances (relative to a block's standard deviation, its largest magnitude for samples):
+float32 on other hardware, with another order of summation, stays within 1e-5; one-pass
+bfloat16 matmuls are off by 1e-3 and more, TF32 by 1e-4 and more. The bound is 5e-5 for blocks
+and 3e-6 for normalisation layers by themselves, where nothing is summed.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from jaxseg import native
+from jaxseg.errors import UserError
+from jaxseg.ops.images import canvas_mask, normalize
+from jaxseg.structures import Images
+
+FORMAT = 1
+BLOCK_TOLERANCE = 5e-5
+NORM_TOLERANCE = 3e-6
+SAMPLES = 8
+QUIET = 1e-3  # amplitude of what normalisation layers get by themselves
+DEPTH = 2  # modules down to "encoder/layer_0"; what lies deeper belongs to its block
+
+
+class Drift(NamedTuple):
+    """How far one block's digest is from the recorded one.
+
+    Attributes:
+      name: of the block; "norm1 alone" for a normalisation layer by itself.
+      error: largest relative difference; infinite where it is not finite or misshapen.
+      tolerance: what is allowed.
+    """
+
+    name: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance
+
+
+def record_probe(
+    name: str, kwargs: Mapping[str, Any], params: Mapping, image: Any, precision: str = "highest"
+) -> dict[str, Any]:
+    """Run a model on the probe's input and digest its blocks, as JSON-able data.
+
+    Args:
+      name, kwargs: of the builder; computes in float32 whatever dtype they say.
+      params: nested arrays.
+      image: an `ImageConfig`, for mean and standard deviation.
+      precision: of matmuls; "default" shows what this chip does if not told otherwise.
+    """
+    plain = {k: v for k, v in kwargs.items() if k not in ("dtype", "param_dtype", "remat")}
+    model = native.build_model(name, plain, "probe")
+    with jax.default_matmul_precision(precision):
+        blocks = run_probe(model, params, image)
+    return {"format": FORMAT, "blocks": blocks}
+
+
+def run_probe(model: nn.Module, params: Mapping, image: Any) -> list[dict[str, Any]]:
+    """Digests of every block in the order of execution, the model's own outputs last."""
+    trace = _Trace(params)
+
+    @jax.jit
+    def forward(params, images):
+        output, state = model.apply(
+            {"params": params}, images, mutable=["intermediates"], capture_intermediates=trace.keep
+        )
+        return state["intermediates"], {"logits": output.logits, "boxes": output.boxes}
+
+    captured, outputs = jax.device_get(forward(params, probe_images(model, image)))
+    alone = _run_norms(trace.norms, params)
+    blocks = []
+    for path, call in trace.order:
+        name = "/".join(path)
+        if call == 0 and path in trace.norms:
+            blocks.append(digest(f"{name} alone", alone[name]))
+        if len(path) <= DEPTH:
+            leaves = jax.tree.leaves(_at(captured, path)["__call__"][call])
+            blocks += [digest(name, x) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    return blocks + [digest(f"output {name}", x) for name, x in outputs.items()]
+
+
+class _Trace:
+    """Notes what is called while a model is traced; jit returns its outputs sorted by name.
+
+    Attributes:
+      order: path and number of each call of a block or of a normalisation layer.
+      norms: every normalisation layer by path, unbound.
+    """
+
+    def __init__(self, params: Mapping):
+        self.params = params
+        self.order: list[tuple[tuple[str, ...], int]] = []
+        self.norms: dict[tuple[str, ...], nn.Module] = {}
+
+    def keep(self, module: nn.Module, method: str) -> bool:
+        path = module.path
+        if method != "__call__" or not path:
+            return False
+        if hasattr(module, "epsilon") and self._has_params(path):
+            self.norms[path] = module.clone(parent=None, name=None)
+        block = len(path) <= DEPTH
+        if block or path in self.norms:
+            self.order.append((path, sum(seen == path for seen, _ in self.order)))
+        return block
+
+    def _has_params(self, path: tuple[str, ...]) -> bool:
+        try:
+            return bool(_at(self.params, path))
+        except KeyError:
+            return False
+
+
+def probe_images(model: nn.Module, image: Any) -> Images:
+    """Two images of pseudo-random pixels, one of them padded, normalised."""
+    height, width = 2 * model.stride, 3 * model.stride
+    pixels = _noise(2 * height * width * 3).reshape(2, height, width, 3)
+    sizes = jnp.asarray([[height, width], [height - model.stride // 2, width - model.stride]])
+    images = Images(jnp.asarray(pixels, jnp.uint8), canvas_mask(sizes, height, width))
+    return normalize(images, image.mean, image.std)
+
+
+def _noise(count: int) -> np.ndarray:
+    # A 32-bit integer hash, so that no random generator's stream has to stay as it is.
+    x = np.arange(1, count + 1, dtype=np.uint64)
+    for multiplier in (0x45D9F3B, 0x119DE1F3):
+        x = ((x ^ (x >> np.uint64(16))) * np.uint64(multiplier)) & np.uint64(0xFFFFFFFF)
+    return (x >> np.uint64(24)).astype(np.uint8)
+
+
+def _run_norms(norms: Mapping, params: Mapping) -> dict[str, np.ndarray]:
+    def run(params):
+        results = {}
+        for path, norm in norms.items():
+            own = _at(params, path)
+            channels = own["scale"].shape[-1]
+            quiet = (_noise(4 * channels).astype(np.float32) / 255 - 0.5) * QUIET
+            quiet = jnp.asarray(quiet.reshape(1, 2, 2, channels))
+            results["/".join(path)] = norm.apply({"params": own}, quiet)
+        return results
+
+    return jax.device_get(jax.jit(run)(params))
+
+
+def _at(tree: Mapping, path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def digest(name: str, x: np.ndarray) -> dict[str, Any]:
+    """A few numbers that hardly any change of `x` leaves as they are."""
+    x = np.asarray(x, np.float64)
+    places = np.linspace(0, x.size - 1, SAMPLES).astype(int)
+    return {
+        "name": name,
+        "shape": list(x.shape),
+        "mean": float(x.mean()),
+        "std": float(x.std()),
+        "max": float(np.abs(x).max()),
+        "samples": [float(value) for value in x.reshape(-1)[places]],
+    }
+
+
+def compare(recorded: Mapping[str, Any], blocks: list[dict[str, Any]]) -> list[Drift]:
+    """Every recorded block's drift, in order of execution.
+
+    Raises:
+      UserError: a probe of another format, or of a model with other blocks.
+    """
+    names = [block["name"] for block in blocks]
+    if recorded.get("format") != FORMAT or [b["name"] for b in recorded["blocks"]] != names:
+        raise UserError(
+            "the probe was recorded by another version of this model, whose blocks differ; "
+            "save the weights again to renew it"
+        )
+    return [_drift(old, new) for old, new in zip(recorded["blocks"], blocks, strict=True)]
+
+
+def _drift(old, new) -> Drift:
+    tolerance = NORM_TOLERANCE if old["name"].endswith(" alone") else BLOCK_TOLERANCE
+    spread = max(old["std"], 1e-30)
+    scale = max(old["max"], 1e-30)
+    errors = [abs(new[key] - old[key]) / spread for key in ("mean", "std")]
+    errors.append(abs(new["max"] - old["max"]) / scale)
+    errors += [abs(a - b) / scale for a, b in zip(new["samples"], old["samples"], strict=True)]
+    same = old["shape"] == new["shape"] and np.all(np.isfinite(errors))
+    return Drift(old["name"], max(errors) if same else float("inf"), tolerance)

@@ -1,0 +1,93 @@
+"""What an official DETR checkpoint says of its model, and what has to be assumed."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxseg.backbones.resnet import SIZES
+from jaxseg.errors import UserError
+from jaxseg_convert_torch.huggingface import name_builder
+
+# Training argument -> builder argument, for what the tensors' shapes do not show.
+ARGUMENTS = {"nheads": "num_heads", "dropout": "dropout", "dilation": "dilation"}
+
+
+class Inferred(NamedTuple):
+    """A builder's name and arguments, and a sentence for each that the file does not tell."""
+
+    name: str
+    kwargs: dict[str, Any]
+    assumptions: list[str]
+
+
+def infer_detr(
+    state: Mapping[str, np.ndarray],
+    args: Mapping[str, Any],
+    file_name: str,
+    model: str | None = None,
+) -> Inferred:
+    """Find the builder of an official state dict.
+
+    Sizes follow from keys and shapes. Dilation and the number of heads do not: they come from
+    the training arguments where the file has them, else from `model`, else they are assumed.
+
+    Args:
+      file_name: published DC5 files have "dc5" in their names.
+      model: the builder's name, if the caller knows it.
+    """
+    try:
+        kwargs, depth = _sizes(state), _depth(state)
+    except KeyError as error:
+        raise UserError(f"{file_name} lacks {error}, which every DETR checkpoint has") from None
+    said = {ours: args[name] for name, ours in ARGUMENTS.items() if name in args}
+    assumptions = []
+    dilation = said.pop("dilation", None)
+    if model is None:
+        if dilation is None:
+            dilation = "dc5" in file_name.lower()
+            how = "its file name says so" if dilation else "its keys cannot tell"
+            assumptions.append(
+                f"dilation={dilation} ({how}; name the model, such as detr.r50_dc5, to change it)"
+            )
+        model, size = name_builder(depth, bool(dilation))
+    else:
+        known = {f"detr.r{d}{dc5}": d for d in (50, 101) for dc5 in ("", "_dc5")}
+        size = {} if known.get(model) == depth else {"depth": depth}
+    if "num_heads" not in said and kwargs["width"] != 256:
+        assumptions.append("num_heads=8 (its shapes cannot tell)")
+    return Inferred(model, size | kwargs | said, assumptions)
+
+
+def _sizes(state) -> dict[str, Any]:
+    def layers(stack):
+        pattern = re.compile(rf"transformer\.{stack}\.layers\.(\d+)\.")
+        return 1 + max((int(m[1]) for key in state if (m := pattern.match(key))), default=-1)
+
+    queries, width = state["query_embed.weight"].shape
+    return {
+        "num_classes": state["class_embed.weight"].shape[0] - 1,
+        "num_queries": queries,
+        "width": width,
+        "feedforward": state["transformer.decoder.layers.0.linear1.weight"].shape[0],
+        "encoder_layers": layers("encoder"),
+        "decoder_layers": layers("decoder"),
+        "pre_norm": "transformer.encoder.norm.weight" in state,
+        "position": "learned" if "backbone.1.row_embed.weight" in state else "sine",
+    }
+
+
+def _depth(state) -> int:
+    bottleneck = "backbone.0.body.layer1.0.conv3.weight" in state
+    counts = tuple(
+        sum(f"backbone.0.body.layer{stage}.{block}.conv1.weight" in state for block in range(64))
+        for stage in (1, 2, 3, 4)
+    )
+    for depth, size in SIZES.items():
+        if size == (counts, bottleneck):
+            return depth
+    kind = "bottleneck" if bottleneck else "basic"
+    raise UserError(
+        f"its backbone has {counts} {kind} blocks; there are ResNets of depth {sorted(SIZES)}"
+    )

@@ -1,0 +1,129 @@
+"""Official files and Hugging Face folders as `checkpoints.Source`, and back."""
+
+from pathlib import Path
+
+from jaxseg.checkpoints import ImageConfig, Pretrained, Source
+from jaxseg.data.classes import COCO_91
+from jaxseg.errors import UserError
+from jaxseg.models import MODELS
+from jaxseg.native import build_model, read_json, write_folder, write_json
+from jaxseg.params import flatten
+from jaxseg_convert_torch import TABLES, convert, detect_table, revert
+from jaxseg_convert_torch.files import read_checkpoint, write_state_dict
+from jaxseg_convert_torch.huggingface import (
+    read_config,
+    read_preprocessor,
+    write_config,
+    write_preprocessor,
+)
+from jaxseg_convert_torch.infer import infer_detr
+
+
+def open_foreign(path: Path, model: str | None = None) -> Source:
+    """Read and convert a Hugging Face folder or an official file.
+
+    Args:
+      model: builder of an official file; a Hugging Face folder says it itself.
+
+    Raises:
+      UserError: nothing that can be converted; the report says what does not fit.
+    """
+    if model is not None and model not in MODELS:
+        raise UserError(f"no model {model!r}; there are {', '.join(sorted(MODELS))}")
+    return _open_huggingface(path) if path.is_dir() else _open_official(path, model)
+
+
+def _open_huggingface(folder: Path) -> Source:
+    if not (folder / "config.json").exists():
+        raise UserError(
+            f"{folder} has no config.json; give a folder of save_pretrained or a weights file"
+        )
+    try:
+        name, kwargs, classes = read_config(read_json(folder / "config.json"))
+        preprocessor = folder / "preprocessor_config.json"
+        image = read_preprocessor(read_json(preprocessor)) if preprocessor.exists() else None
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
+    state = read_checkpoint(folder).tensors
+    table = detect_table(state)
+    converted = convert(TABLES[table], state, build_model(name, kwargs, str(folder)))
+    return Source(
+        flatten(converted.params),
+        name,
+        kwargs,
+        classes,
+        image or ImageConfig(),
+        converted.origin,
+        dropped=converted.dropped,
+    )
+
+
+def _open_official(path: Path, model: str | None) -> Source:
+    state, args = read_checkpoint(path)
+    table = detect_table(state)
+    if table != "detr":
+        remedy = "load it into a detector's backbone with checkpoints.load_backbone"
+        if table != "resnet":
+            remedy = "give the folder that it lies in, with its config.json"
+        raise UserError(f"{path} holds weights of the form {TABLES[table].title}; {remedy}")
+    inferred = infer_detr(state, args, path.name, model)
+    converted = convert(
+        TABLES[table], state, build_model(inferred.name, inferred.kwargs, str(path))
+    )
+    classes = COCO_91 if inferred.kwargs["num_classes"] == len(COCO_91) else None
+    return Source(
+        flatten(converted.params),
+        inferred.name,
+        inferred.kwargs,
+        classes,
+        origin=converted.origin,
+        notes=inferred.assumptions,
+        dropped=converted.dropped,
+    )
+
+
+def load_backbone_file(path: Path, shapes: dict) -> dict:
+    """Nested backbone parameters from a torchvision ResNet's or a detector's official file.
+
+    Args:
+      shapes: nested shapes of the backbone's parameters.
+    """
+    state = read_checkpoint(path).tensors
+    table = detect_table(state)
+    if table == "resnet":
+        return convert(TABLES[table], state, shapes).params
+    return convert(TABLES[table], state, {"backbone": shapes}, part="backbone").params
+
+
+def write_official(pretrained: Pretrained, path: Path) -> int:
+    """Write weights as an official `.pth` or `.safetensors`; returns the number of tensors."""
+    origin = pretrained.origin if _form(pretrained) == "detr" else None
+    state = revert(TABLES["detr"], pretrained.params, origin)
+    write_state_dict(state, path)
+    return len(state)
+
+
+def write_huggingface(pretrained: Pretrained, folder: Path) -> int:
+    """Write a folder that transformers' `DetrForObjectDetection` loads; returns the tensors."""
+    if pretrained.classes is None:
+        raise UserError("Hugging Face's form needs class names; give them with --classes")
+    form = _form(pretrained)
+    if form not in ("detr.huggingface", "detr.huggingface_resnet"):
+        # Without dilation its own ResNet will do, and timm is not needed to load it.
+        dilated = pretrained.model.backbone.dilation
+        form = "detr.huggingface" if dilated else "detr.huggingface_resnet"
+    config = write_config(pretrained.model, pretrained.classes, form)
+    origin = pretrained.origin if form == _form(pretrained) else None
+    state = revert(TABLES[form], pretrained.params, origin)
+
+    def write(partial: Path) -> None:
+        write_state_dict(state, partial / "model.safetensors")
+        write_json(partial / "config.json", config)
+        write_json(partial / "preprocessor_config.json", write_preprocessor(pretrained.image))
+
+    write_folder(folder, write)
+    return len(state)
+
+
+def _form(pretrained: Pretrained) -> str | None:
+    return (pretrained.origin or {}).get("table")
