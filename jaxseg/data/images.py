@@ -25,7 +25,7 @@ DAMAGED = (
 def read_image(source: str | Path | bytes, name: str | None = None) -> np.ndarray:
     """Decode to uint8 RGB (h, w, 3), as stored: an EXIF orientation is not applied.
 
-    COCO's annotations, and its tools, mean the stored pixels.
+    COCO's annotations, and its tools, mean the stored pixels. 16-bit grey becomes 8-bit.
 
     Args:
       source: a file, or the bytes of one.
@@ -36,7 +36,7 @@ def read_image(source: str | Path | bytes, name: str | None = None) -> np.ndarra
     """
     try:
         with Image.open(_handle(source)) as image:
-            return np.asarray(image.convert("RGB"))
+            return _rgb(image)
     except FileNotFoundError:
         raise UserError(
             f"the image {name or source} does not exist; put it there, or take it out of the "
@@ -80,6 +80,17 @@ def check_size(name: str, found: tuple[int, int], stated: tuple[int, int]) -> No
         f"the image {name} is {found[1]} x {found[0]} pixels, but its annotations state "
         f"{stated[1]} x {stated[0]}{hint}; correct the annotations or the file"
     )
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    if not (image.mode.startswith("I") or image.mode == "F"):
+        return np.asarray(image.convert("RGB"))
+    # Pillow's own conversion clips at 255; 16-bit grey is scaled, as it is for prediction.
+    grey = np.asarray(image)
+    if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+        raise ValueError("grey values must be whole numbers of 8 or 16 bits")
+    scaled = (grey.astype(np.uint32) + 128) // 257
+    return np.repeat(scaled.astype(np.uint8)[..., None], 3, -1)
 
 
 def _handle(source: str | Path | bytes):

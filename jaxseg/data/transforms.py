@@ -1,6 +1,6 @@
 """Augmentation: a transform draws edits from an image's size and a random generator alone.
 
-    edits = transform.draw((h, w), rng)     nothing decoded yet; `final_size(edits, (h, w))` is known
+    edits = transform.draw((h, w), rng)     `final_size(edits, (h, w))` is known, nothing decoded
     example = apply(edits, example)
 
 `detr_augmentation` and `evaluation_transform` are DETR's own.

@@ -1,0 +1,302 @@
+"""A loader whose position is one number: the step.
+
+What step k yields is a pure function of (seed, k) and of the data set, on every host alike, so a
+run resumes exactly by asking for step k again, and hosts agree on shapes without talking.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxseg.data.batching import by_area, choose_buckets, collate
+from jaxseg.data.dataset import Dataset, Example
+from jaxseg.data.edits import Size, apply, final_size
+from jaxseg.data.epochs import EMPTY, EpochPlan, plan_epoch
+from jaxseg.data.transforms import Transform
+from jaxseg.errors import UserError
+from jaxseg.structures import Batch
+
+# Any index that no image has: the generator of an epoch's order.
+_ORDER = 2**63
+_REPLACEMENTS = 20
+
+
+class Loaded(NamedTuple):
+    """A step's batch and what there is to say about it.
+
+    Attributes:
+      dropped: (file name, objects) of images with more objects than slots.
+      skipped: messages about images that could not be read.
+      error: why there is no batch.
+    """
+
+    batch: Batch | None
+    dropped: list[tuple[str, int]]
+    skipped: list[str]
+    error: str | None = None
+
+
+class Loader:
+    """Batches of augmented images on canvases of a few sizes.
+
+    Args:
+      dataset: random access to examples, with their sizes known.
+      batch_size: images of a step, over all processes.
+      buckets: the canvases (h, w); an image lies on the smallest that holds it.
+      transform: drawn anew for every image and epoch.
+      max_targets: slots for objects; the first so many of an image are kept.
+      seed: of order and augmentation, 0 to 2**32 - 1.
+      process_index, process_count: which rows of the global batch are ours.
+      workers: processes that decode; 0 decodes in threads of this one.
+      shuffle: a fresh order each epoch.
+      repeat: epoch after epoch without end, or one.
+      drop_last: True gives len(dataset) // batch_size steps an epoch; False gives every image
+        exactly once and fills up with rows whose `Batch.mask` is False. None means `repeat`.
+      masks: whether targets carry object masks (of a data set opened with masks).
+      on_error: what an unreadable image does: "raise", or "skip": in training another image takes
+        its place, otherwise its row stays empty; `skipped` holds the messages.
+
+    Attributes:
+      steps_per_epoch: batches of an epoch.
+      dropped: objects left out for want of slots, so far.
+      skipped: messages of the images skipped so far.
+
+    Raises:
+      UserError: an empty data set, a batch that does not divide over the processes, or an image
+        that fits no bucket.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        batch_size: int,
+        buckets: Sequence[Size],
+        transform: Transform,
+        max_targets: int,
+        seed: int,
+        process_index: int = 0,
+        process_count: int = 1,
+        workers: int = 0,
+        shuffle: bool = True,
+        repeat: bool = True,
+        drop_last: bool | None = None,
+        masks: bool = False,
+        on_error: Literal["raise", "skip"] = "raise",
+    ):
+        self._drop_last = repeat if drop_last is None else drop_last
+        if not len(dataset):
+            raise UserError("the data set has no images: there is nothing to load")
+        if batch_size < 1 or batch_size % process_count:
+            raise UserError(
+                f"the batch of {batch_size} images does not divide over {process_count} processes; "
+                f"choose a multiple of {process_count}"
+            )
+        if repeat and not self._drop_last:
+            raise ValueError("repeat=True needs drop_last=True: epochs must be of one length")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"seed must be a whole number from 0 to 2**32 - 1; got {seed}")
+        self.dataset, self.buckets = dataset, by_area(buckets)
+        self._batch_size, self._transform = batch_size, transform
+        self._max_targets, self._seed, self._masks = max_targets, seed, masks
+        local = batch_size // process_count
+        self._ours = slice(process_index * local, (process_index + 1) * local)
+        self._workers, self._shuffle, self._repeat = workers, shuffle, repeat
+        self._skip = on_error == "skip"
+        self.dropped, self.skipped = 0, []
+        self._plans: dict[int, EpochPlan] = {}
+        self._check_some_sizes()
+        self.steps_per_epoch = len(self._plan(0).buckets)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_plans": {}}
+
+    def bucket(self, step: int) -> Size:
+        """The canvas (h, w) of a step."""
+        plan, position = self._locate(step)
+        return self.buckets[plan.buckets[position]]
+
+    def batch(self, step: int) -> Batch:
+        """This process's rows of a step's batch; numpy arrays, uint8 images.
+
+        Raises:
+          UserError: an image cannot be read; names the file.
+        """
+        return self._account(self._load(step))
+
+    def iterate(self, start_step: int = 0, num_steps: int | None = None) -> Iterator[Batch]:
+        """Batches of the steps from `start_step` on, loaded ahead by threads or processes.
+
+        Args:
+          start_step: where to go on; any step, at no cost.
+          num_steps: how many; None goes on without end, or to the end of the one epoch.
+
+        Raises:
+          UserError: as `batch`.
+        """
+        import grain
+
+        stop = 2**62 if self._repeat else self.steps_per_epoch
+        if num_steps is not None:
+            stop = min(stop, start_step + num_steps)
+        if stop <= start_step:
+            return
+        steps = grain.MapDataset.range(start_step, stop).map(self._attempt)
+        ahead = grain.ReadOptions(num_threads=1 if self._workers else 2, prefetch_buffer_size=2)
+        stream = steps.to_iter_dataset(ahead)
+        if self._workers:
+            _parse_no_flags()
+            workers = min(self._workers, stop - start_step)
+            stream = stream.mp_prefetch(
+                grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
+            )
+        iterator = iter(stream)
+        try:
+            for loaded in iterator:
+                yield self._account(loaded)
+        finally:
+            iterator.close()
+
+    def _attempt(self, step: int) -> Loaded:
+        # An exception would cross the process border as text; this way it keeps its kind.
+        try:
+            return self._load(step)
+        except UserError as error:
+            return Loaded(None, [], [], str(error))
+
+    def _account(self, loaded: Loaded) -> Batch:
+        if loaded.error is not None:
+            raise UserError(loaded.error)
+        if loaded.dropped and self._repeat and not self.dropped:
+            name, count = loaded.dropped[0]
+            warnings.warn(
+                f"{name} has {count} more objects than the {self._max_targets} slots; the rest are "
+                "no targets. Raise max_targets if this is common (`Loader.dropped` counts them)",
+                stacklevel=3,
+            )
+        self.dropped += sum(count for _, count in loaded.dropped)
+        for message in loaded.skipped:
+            warnings.warn(f"skipped: {message}", stacklevel=3)
+        self.skipped += loaded.skipped
+        return loaded.batch
+
+    def _load(self, step: int) -> Loaded:
+        epoch = step // self.steps_per_epoch
+        plan, position = self._locate(step)
+        bucket, skipped = plan.buckets[position], []
+        examples, indices = [], []
+        for index in plan.rows[position, self._ours].tolist():
+            example = None
+            if index != EMPTY:
+                example, index = self._read(index, epoch, bucket, skipped)
+            examples.append(example)
+            indices.append(index)
+        beyond = [(e.file_name, len(e.labels) - self._max_targets) for e in examples if e]
+        batch = collate(
+            examples,
+            indices,
+            [(0, 0) if i == EMPTY else tuple(self.dataset.sizes[i]) for i in indices],
+            self.buckets[bucket],
+            self._max_targets,
+            self._masks,
+        )
+        return Loaded(batch, [(name, n) for name, n in beyond if n > 0], skipped)
+
+    def _read(
+        self, index: int, epoch: int, bucket: int, skipped: list[str]
+    ) -> tuple[Example | None, int]:
+        """An augmented example, or what stands in for it if it cannot be read."""
+        try:
+            return self._example(index, epoch), index
+        except UserError as error:
+            if not self._skip:
+                raise
+            skipped.append(str(error))
+        if not self._repeat:
+            return None, EMPTY
+        # Any image of this epoch on the same canvas will do; which one depends on `index` alone.
+        plan = self._plan(epoch)
+        others = plan.rows[plan.buckets == bucket].ravel()
+        others = np.roll(others, -int(np.argmax(others == index)))[: _REPLACEMENTS + 1]
+        for other in others[others != index].tolist():
+            try:
+                return self._example(other, epoch), other
+            except UserError as error:
+                skipped.append(str(error))
+        raise UserError(f"too many images cannot be read; the last said: {skipped[-1]}")
+
+    def _example(self, index: int, epoch: int) -> Example:
+        example = self.dataset[index]
+        example = example.select(~example.iscrowd)
+        edits = self._transform.draw(example.size, self._rng(epoch, index))
+        return apply(edits, example)
+
+    def _locate(self, step: int) -> tuple[EpochPlan, int]:
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if step < 0 or (epoch and not self._repeat):
+            raise IndexError(f"step must be in 0..{self.steps_per_epoch - 1}; got {step}")
+        return self._plan(epoch), position
+
+    def _plan(self, epoch: int) -> EpochPlan:
+        plan = self._plans.get(epoch)
+        if plan is None:
+            plan = self._make_plan(epoch)
+            # Threads of the loader may stand on both sides of an epoch's end.
+            self._plans = {**{e: p for e, p in self._plans.items() if e == epoch - 1}, epoch: plan}
+        return plan
+
+    def _make_plan(self, epoch: int) -> EpochPlan:
+        n, rng = len(self.dataset), self._rng(epoch, _ORDER)
+        order = rng.permutation(n) if self._shuffle else np.arange(n)
+        plan = plan_epoch(
+            order, self._bucket_of(epoch), self.buckets, self._batch_size, self._drop_last
+        )
+        if not self._shuffle:
+            return plan
+        # Buckets must not come one after the other.
+        shuffled = rng.permutation(len(plan.buckets))
+        return EpochPlan(plan.rows[shuffled], plan.buckets[shuffled])
+
+    def _bucket_of(self, epoch: int) -> np.ndarray:
+        n = len(self.dataset)
+        if len(self.buckets) == 1:
+            return np.zeros(n, np.int64)
+        return self._fitting(range(n), epoch)
+
+    def _check_some_sizes(self) -> None:
+        # With one bucket a plan needs no sizes; a canvas that is too small should not wait to
+        # show until its image's turn comes.
+        _, first = np.unique(self.dataset.sizes, axis=0, return_index=True)
+        self._fitting(first.tolist(), 0)
+
+    def _fitting(self, indices: Sequence[int], epoch: int) -> np.ndarray:
+        sizes = np.asarray([self._size(i, epoch) for i in indices])
+        chosen = choose_buckets(sizes, self.buckets)
+        if (chosen < 0).any():
+            at = int(np.argmin(chosen))
+            height, width = sizes[at]
+            raise UserError(
+                f"image {self.dataset.image_ids[indices[at]]!r} becomes {height} x {width} (height "
+                f"x width) and fits none of the buckets {self.buckets}; add a larger bucket or "
+                "resize to a smaller size"
+            )
+        return chosen
+
+    def _size(self, index: int, epoch: int) -> Size:
+        size = tuple(map(int, self.dataset.sizes[index]))
+        return final_size(self._transform.draw(size, self._rng(epoch, index)), size)
+
+    def _rng(self, epoch: int, index: int) -> np.random.Generator:
+        key = np.asarray([(self._seed << 32) + epoch, index], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key))
+
+
+def _parse_no_flags() -> None:
+    # grain reads absl flags when it starts processes, and absl wants them parsed by then; a
+    # program that is no absl app never does.
+    from absl import flags
+
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
