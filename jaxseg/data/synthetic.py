@@ -1,0 +1,220 @@
+"""Textured shapes on textured ground, made from (seed, index) alone: a data set without files.
+
+A scene is drawn back to front. An object that would leave too little of an earlier one in sight
+is placed anew; boxes and masks are of what remains visible.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from jaxseg.data.classes import Classes, Numbering
+from jaxseg.data.dataset import Example
+from jaxseg.data.edits import Size
+from jaxseg.data.segmentation import encode_mask
+from jaxseg.data.shapes import COLOURS, SHAPES, TEXTURES, ground, outline, textured
+from jaxseg.errors import UserError
+
+VISIBLE = 0.6  # of an object's area, at least
+TRIES = 30
+
+
+def open_synthetic(
+    location: str,
+    *,
+    numbering: Numbering = "contiguous",
+    count: int = 2000,
+    seed: int = 0,
+    size: int = 128,
+    vary: float = 0.0,
+    objects: int = 6,
+    masks: bool = False,
+) -> "Synthetic":
+    """Open `synthetic:shapes`.
+
+    Args:
+      location: "shapes".
+      numbering: of the labels; the categories have the ids 1, 2, ...
+      count: images.
+      seed: another seed is another data set; use one for training and one for evaluation.
+      size: sides of an image in pixels.
+      vary: each side is drawn from size · (1 ± vary).
+      objects: at most so many in an image; at least one.
+      masks: whether examples carry object masks.
+    """
+    if location != "shapes":
+        raise UserError(f"the synthetic data set is synthetic:shapes; got {location!r}")
+    limits = {
+        "count": count >= 1,
+        "size": size >= 32,
+        "vary": 0 <= vary < 1,
+        "objects": objects > 0,
+    }
+    if wrong := [name for name, fine in limits.items() if not fine]:
+        raise UserError(
+            f"synthetic:shapes needs count ≥ 1, size ≥ 32, 0 ≤ vary < 1, objects ≥ 1; wrong is "
+            f"{', '.join(wrong)}"
+        )
+    return Synthetic(count, seed, size, vary, objects, masks, numbering)
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """`count` images of shapes; the fields are those of `open_synthetic`."""
+
+    count: int
+    seed: int
+    side: int
+    vary: float
+    objects: int
+    masks: bool
+    numbering: Numbering = "contiguous"
+
+    @cached_property
+    def classes(self) -> Classes:
+        categories = [{"id": n, "name": name} for n, name in enumerate(SHAPES, 1)]
+        return Classes.from_categories(categories, self.numbering)
+
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        sizes = [_size(self._rng(i), self.side, self.vary) for i in range(self.count)]
+        return np.asarray(sizes, np.int32)
+
+    @property
+    def image_ids(self) -> Sequence[int]:
+        return range(1, self.count + 1)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        if not -self.count <= index < self.count:
+            raise IndexError(f"index must be in 0..{self.count - 1}; got {index}")
+        index %= self.count
+        rng = self._rng(index)
+        size = _size(rng, self.side, self.vary)
+        image, masks, kinds, caption = draw_scene(size, self.objects, rng)
+        labels = [self.classes.label_of[kind + 1] for kind in kinds]
+        return Example(
+            image=image,
+            boxes=_boxes(masks),
+            labels=np.asarray(labels, np.int32),
+            area=masks.sum((1, 2)).astype(np.float32),
+            iscrowd=np.zeros(len(masks), bool),
+            image_id=index + 1,
+            file_name=f"shapes-{self.seed}-{index:06d}.png",
+            masks=masks if self.masks else None,
+            caption=caption,
+        )
+
+    def coco(self) -> dict:
+        images, annotations = [], []
+        for example in map(self.__getitem__, range(self.count)):
+            height, width = example.size
+            image_id = example.image_id
+            images.append(
+                {
+                    "id": image_id,
+                    "file_name": example.file_name,
+                    "height": height,
+                    "width": width,
+                    "caption": example.caption,
+                }
+            )
+            for n, box in enumerate(example.boxes.tolist()):
+                record = {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": self.classes.category_ids[example.labels[n]],
+                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                    "area": float(example.area[n]),
+                    "iscrowd": 0,
+                }
+                if self.masks:
+                    record["segmentation"] = encode_mask(example.masks[n])
+                annotations.append(record)
+        return {
+            "info": {"description": f"synthetic:shapes, seed {self.seed}"},
+            "images": images,
+            "annotations": annotations,
+            "categories": self.classes.to_categories(),
+        }
+
+    def _rng(self, index: int) -> np.random.Generator:
+        key = np.asarray([self.seed, index], np.uint64)
+        return np.random.Generator(np.random.Philox(key=key))
+
+
+def draw_scene(
+    size: Size, most: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, list[int], str]:
+    """A picture with one to `most` objects.
+
+    Returns:
+      uint8 (h, w, 3); bool (n, h, w) visible masks; the index in `SHAPES` of each; a caption.
+    """
+    base = rng.integers(len(COLOURS))
+    canvas = ground(size, COLOURS[list(COLOURS)[base]], rng)
+    wanted = int(rng.integers(1, most, endpoint=True))
+    visible = np.zeros((0, *size), bool)
+    whole, kinds, words = [], [], []
+    for _ in range(wanted):
+        kind = int(rng.integers(len(SHAPES)))
+        # Never the colour of the ground: an object must show.
+        shade = int((base + rng.integers(1, len(COLOURS))) % len(COLOURS))
+        texture = TEXTURES[rng.integers(len(TEXTURES))]
+        placed = _place(kind, size, visible, whole, rng)
+        if placed is None:
+            continue
+        window, alpha = placed
+        colour = list(COLOURS)[shade]
+        paint = textured(texture, COLOURS[colour], alpha.shape, min(size), rng)
+        canvas[window] += alpha[..., None] * (paint - canvas[window])
+        mask = np.zeros((1, *size), bool)
+        mask[0][window] = alpha > 0.5
+        visible = np.concatenate([visible & ~mask, mask])
+        whole.append(mask.sum())
+        kinds.append(kind)
+        words.append(f"a {colour} {texture} {SHAPES[kind]}")
+    image = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
+    return image, visible, kinds, _sentence(words)
+
+
+def _place(
+    kind: int, size: Size, visible: np.ndarray, whole: list[int], rng: np.random.Generator
+) -> tuple[tuple[slice, slice], np.ndarray] | None:
+    """Window and coverage of an object where it hides none of the others too far, or None."""
+    for _ in range(TRIES):
+        radius = min(size) * rng.uniform(0.09, 0.22)
+        centre = [rng.uniform(radius, side - radius) for side in size]
+        low = [int(c - radius) for c in centre]
+        window = tuple(
+            slice(start, min(side, int(c + radius) + 2))
+            for start, c, side in zip(low, centre, size, strict=True)
+        )
+        inside = [c - start for c, start in zip(centre, low, strict=True)]
+        extent = tuple(part.stop - part.start for part in window)
+        alpha = outline(SHAPES[kind], inside, radius, rng.uniform(0, 2 * np.pi), extent)
+        hidden = (visible[:, *window] & (alpha > 0.5)).sum((1, 2))
+        if (visible.sum((1, 2)) - hidden >= VISIBLE * np.asarray(whole, float)).all():
+            return window, alpha
+    return None
+
+
+def _size(rng: np.random.Generator, side: int, vary: float) -> Size:
+    drawn = side * rng.uniform(1 - vary, 1 + vary, 2)
+    return max(32, round(drawn[0])), max(32, round(drawn[1]))
+
+
+def _boxes(masks: np.ndarray) -> np.ndarray:
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for box, mask in zip(boxes, masks, strict=True):
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return boxes
+
+
+def _sentence(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
