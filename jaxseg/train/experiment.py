@@ -1,0 +1,104 @@
+"""What a config file returns: one frozen dataclass built of real objects.
+
+    def experiment() -> Experiment:
+        return Experiment(model=detr.r50(), data=Data(train="coco:/data/coco/train2017", ...))
+
+Everything in it can be changed on the command line by its dotted name; see `train.overrides`.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from flax import linen as nn
+from jax.sharding import PartitionSpec
+
+from jaxseg.checkpoints import ImageConfig
+from jaxseg.data.transforms import Transform
+from jaxseg.losses.criterion import SetCriterion
+from jaxseg.parallel import rules
+from jaxseg.parallel.mesh import MeshShape
+from jaxseg.parallel.rules import Table
+from jaxseg.train.optim import Ema, Optimizer
+from jaxseg.train.schedule import Schedule
+
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where images come from and how they become batches.
+
+    Attributes:
+      train, val: names for `jaxseg.data.open_dataset`; without `val` nothing is evaluated.
+      numbering: of the labels: "contiguous", or "raw" category ids.
+      batch_size: images of a step over all devices and processes.
+      buckets: canvases (h, w), each compiled once.
+      transform: augmentation.
+      image: mean and deviation, and the size for evaluation and prediction.
+      max_targets: slots for the objects of an image; more are left out.
+      workers: processes that load images; 0 loads in the training process.
+      eval_batch_size: None is one image a device.
+      eval_limit: only evaluate the first so many images.
+    """
+
+    train: str
+    transform: Transform
+    buckets: tuple[Size, ...]
+    val: str | None = None
+    numbering: Literal["contiguous", "raw"] = "contiguous"
+    batch_size: int = 16
+    image: ImageConfig = field(default_factory=ImageConfig)
+    max_targets: int = 100
+    workers: int = 0
+    eval_batch_size: int | None = None
+    eval_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One run.
+
+    Attributes:
+      model: unbound; `num_classes=0` means as many as the data set has. None is the model that
+        `init` holds.
+      steps: of the run, instead of `epochs`.
+      accumulate: a batch is computed in so many parts, one after the other, to save memory.
+      seed: of parameters, dropout, the order of images and augmentation.
+      init: weights to start from: a folder, a file or a Hugging Face id.
+      load: path pattern → whether `init`'s parameter is taken; the default is yes.
+      backbone: a file of ImageNet weights for the backbone alone; "random" trains without.
+      sharding: path pattern → `PartitionSpec` over `mesh`.
+      matmul_precision: "default", "high" or "highest" for float32 products on accelerators;
+        None is the platform's choice.
+      evaluate_every, checkpoint_every: steps; None is once an epoch. The end always counts.
+      keep_every: checkpoints at multiples of this step are kept for good.
+      log_every: steps between two lines of metrics.
+      metric: of the evaluation; the best checkpoint has the highest.
+    """
+
+    model: nn.Module | None
+    data: Data
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    criterion: SetCriterion = field(default_factory=SetCriterion)
+    ema: Ema = field(default_factory=Ema)
+    mesh: MeshShape = field(default_factory=MeshShape)
+    sharding: Table[PartitionSpec] = rules.DETR
+    epochs: float = 300.0
+    steps: int | None = None
+    accumulate: int = 1
+    seed: int = 42
+    init: str | None = None
+    load: Table[bool] = ()
+    backbone: str | None = None
+    matmul_precision: str | None = None
+    evaluate_every: int | None = None
+    checkpoint_every: int | None = None
+    keep_every: int | None = None
+    log_every: int = 50
+    metric: str = "AP"
+
+    def num_steps(self, steps_per_epoch: int) -> int:
+        """Of the whole run, at least 1."""
+        steps = round(self.epochs * steps_per_epoch) if self.steps is None else self.steps
+        return max(1, steps)
