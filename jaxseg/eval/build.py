@@ -11,15 +11,15 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.checkpoints import ImageConfig
+from jaxseg.data.edits import Resize
 from jaxseg.data.loader import Loader
-from jaxseg.data.transforms import evaluation_transform
 from jaxseg.errors import UserError
 from jaxseg.eval.categories import match_categories
 from jaxseg.eval.runner import Answer, Evaluator
 from jaxseg.ops.images import normalize
 from jaxseg.parallel.mesh import loader_shard
 from jaxseg.parallel.shard import check_batch_size, global_batch
-from jaxseg.predict.preprocess import default_buckets
+from jaxseg.predict.preprocess import Size, default_buckets, resized_size
 from jaxseg.structures import Batch
 from jaxseg.typing import PyTree
 
@@ -31,7 +31,7 @@ def make_evaluator(
     image: ImageConfig | None = None,
     category_ids: Sequence[int | None] | None = None,
     batch_size: int = 1,
-    buckets: Sequence[tuple[int, int]] | None = None,
+    buckets: Sequence[Size] | None = None,
     canvas: str = "exact",
     mesh: Mesh | None = None,
     limit: int | None = None,
@@ -69,11 +69,12 @@ def make_evaluator(
     if mesh is not None:
         check_batch_size(batch_size, mesh)
         index, count = loader_shard(mesh)
+    buckets = buckets or default_buckets(image.short_side, image.long_side, model.stride)
     loader = Loader(
         dataset,
         batch_size=batch_size if mesh is not None else batch_size * count,
-        buckets=tuple(buckets or default_buckets(image.short_side, image.long_side, model.stride)),
-        transform=evaluation_transform(image.short_side, image.long_side),
+        buckets=buckets,
+        transform=ToCanvas(image.short_side, image.long_side, max(map(max, buckets))),
         max_targets=1,
         seed=0,
         process_index=index,
@@ -110,6 +111,19 @@ def _detect(
         return jax.jit(forward)
     compiled = jax.jit(forward, out_shardings=NamedSharding(mesh, PartitionSpec()))
     return lambda params, batch: compiled(params, global_batch(batch, mesh))
+
+
+@dataclass(frozen=True)
+class ToCanvas:
+    """The transform that resizes as `predict.Detector` does."""
+
+    short_side: int
+    long_side: int
+    limit: int
+
+    def draw(self, size: Size, rng: np.random.Generator) -> tuple[Resize, ...]:
+        new = resized_size(size, self.short_side, self.long_side, self.limit)
+        return () if new == tuple(size) else (Resize(*new),)
 
 
 @dataclass(frozen=True)

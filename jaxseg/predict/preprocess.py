@@ -8,6 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxseg.data import batching
 from jaxseg.data.images import DAMAGED
 from jaxseg.data.transforms import short_side_size
 from jaxseg.errors import UserError
@@ -144,10 +145,11 @@ def choose_bucket(size: Size, buckets: Sequence[Size]) -> Size:
     Raises:
       UserError: none does.
     """
-    fitting = [b for b in buckets if size[0] <= b[0] and size[1] <= b[1]]
-    if not fitting:
+    buckets = batching.by_area(buckets)
+    chosen = batching.choose_bucket(size, buckets)
+    if chosen is None:
         raise UserError(f"no canvas among {list(buckets)} holds an image of {tuple(size)} (h, w)")
-    return min(fitting, key=lambda bucket: (bucket[0] * bucket[1], bucket))
+    return buckets[chosen]
 
 
 def put_on_canvas(images: Sequence[np.ndarray], bucket: Size) -> Images:

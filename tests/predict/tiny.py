@@ -1,0 +1,40 @@
+"""A tiny DETR with random weights that draws its boxes apart."""
+
+from pathlib import Path
+
+import numpy as np
+from flax import linen as nn
+
+from jaxseg.checkpoints import ImageConfig, save_pretrained
+from jaxseg.data.classes import Classes
+from jaxseg.models import build
+from jaxseg.params import abstract_params, flatten, unflatten
+
+CLASSES = Classes.from_names(["circle", "square", "star", "ring", "cross"])
+CONFIG = ImageConfig(short_side=64, long_side=107)
+FIELDS = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 1}
+
+
+def tiny_detr() -> tuple[nn.Module, dict]:
+    """Model and parameters, drawn without compiling `model.init`."""
+    model = build("detr.tiny", **FIELDS)
+    rng = np.random.default_rng(3)
+
+    def leaf(path: str, shape: tuple) -> np.ndarray:
+        if path.endswith(("scale", "bias")):
+            return np.full(shape, path.endswith("scale"), np.float32)
+        deviation = 1.0 if path.endswith("embedding") else np.prod(shape[:-1]) ** -0.5
+        return rng.normal(0, deviation, shape).astype(np.float32)
+
+    flat = {path: leaf(path, x.shape) for path, x in flatten(abstract_params(model)).items()}
+    # Sharp attention: otherwise every query of random weights sees the mean of the image.
+    flat["decoder/layer_0/cross_attn/q_proj/kernel"] *= 30
+    flat["bbox_embed/layer_2/kernel"] *= 4
+    return model, unflatten(flat)
+
+
+def save_tiny(folder: Path) -> Path:
+    """A folder of these weights."""
+    _, params = tiny_detr()
+    save_pretrained(folder, "detr.tiny", FIELDS, params, classes=CLASSES, image=CONFIG, probe=False)
+    return folder
