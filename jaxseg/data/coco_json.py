@@ -57,9 +57,19 @@ def bbox_problem(bbox) -> str | None:
     """Why a `bbox` field cannot be used, or None."""
     if not isinstance(bbox, list | tuple) or len(bbox) != 4:
         return "its bbox must be [x, y, width, height]"
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in bbox):
-        return "its bbox holds something that is not a number"
-    return None if all(map(math.isfinite, bbox)) else "its bbox is not finite"
+    return None if all(map(is_number, bbox)) else "its bbox must hold finite numbers"
+
+
+def is_number(value) -> bool:
+    """Whether a field is a finite number."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
+
+
+def stated_area(annotation: Mapping) -> float:
+    """The `area` field, or the box's area where the field is missing or no number."""
+    area = annotation.get("area")
+    return area if is_number(area) else annotation["bbox"][2] * annotation["bbox"][3]
 
 
 def ground_truth(content: Mapping, image_ids: Iterable) -> dict:
@@ -70,7 +80,7 @@ def ground_truth(content: Mapping, image_ids: Iterable) -> dict:
     """
     known = set(image_ids)
     annotations = [
-        {"area": a["bbox"][2] * a["bbox"][3], "iscrowd": 0, **a}
+        {**a, "area": stated_area(a), "iscrowd": int(bool(a.get("iscrowd")))}
         for a in content["annotations"]
         if a.get("image_id") in known
     ]

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from jaxseg.data.classes import Classes, Numbering
-from jaxseg.data.coco_json import bbox_problem
+from jaxseg.data.coco_json import bbox_problem, stated_area
 from jaxseg.data.dataset import Example
 from jaxseg.data.segmentation import decode_segmentation
 from jaxseg.errors import UserError
@@ -59,7 +59,8 @@ class CocoTable:
             twice = next(i["id"] for i in images if i["id"] in seen or seen.add(i["id"]))
             raise UserError(f"{name}: the image id {twice!r} occurs twice; {ADVICE}")
         sizes = np.asarray([(i["height"], i["width"]) for i in images], np.int32).reshape(-1, 2)
-        objects = [a for a in content["annotations"] if a.get("image_id") in position]
+        # Annotations of images that are not listed are common in subsets, and go unread.
+        objects = [a for a in content["annotations"] if _owner(a) in position]
         for annotation in objects:
             _check(annotation, classes, name)
         owner = np.asarray([position[a["image_id"]] for a in objects], np.int64)
@@ -69,7 +70,6 @@ class CocoTable:
         objects, boxes = [objects[i] for i in order], boxes[order]
         if masks and objects and not any(a.get("segmentation") for a in objects):
             raise UserError(f"{name} has boxes but no masks; open it without masks")
-        stated = [a.get("area", a["bbox"][2] * a["bbox"][3]) for a in objects]
         return cls(
             classes=classes,
             image_ids=[image["id"] for image in images],
@@ -78,7 +78,7 @@ class CocoTable:
             offsets=np.searchsorted(owner[order], np.arange(len(images) + 1)),
             boxes=boxes.astype(np.float32),
             labels=np.asarray([classes.label_of[a["category_id"]] for a in objects], np.int32),
-            area=np.asarray(stated, np.float32),
+            area=np.asarray([stated_area(a) for a in objects], np.float32),
             iscrowd=np.asarray([bool(a.get("iscrowd", 0)) for a in objects], bool),
             annotation_ids=[a.get("id") for a in objects],
             segmentations=[a.get("segmentation") for a in objects] if masks else None,
@@ -122,15 +122,21 @@ class CocoTable:
 
 def _check(annotation: Mapping, classes: Classes, name: str) -> None:
     which = f"{name}: annotation {annotation.get('id')} of image {annotation['image_id']!r}"
-    if annotation.get("category_id") not in classes.label_of:
+    category = annotation.get("category_id")
+    if not isinstance(category, int) or category not in classes.label_of:
         raise UserError(
-            f"{which} has the unknown category {annotation.get('category_id')!r}; defined are "
+            f"{which} has the unknown category {category!r}; defined are "
             f"{_some(classes.label_of)}. Add it to `categories` or remove the annotation; {ADVICE}"
         )
     if problem := bbox_problem(annotation.get("bbox")):
         raise UserError(
             f"{which} cannot be used: {problem}, got {annotation.get('bbox')}; {ADVICE}"
         )
+
+
+def _owner(annotation: Mapping) -> int | str | None:
+    image_id = annotation.get("image_id")
+    return image_id if isinstance(image_id, int | str) else None
 
 
 def _clamp(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:

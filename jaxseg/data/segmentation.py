@@ -1,6 +1,7 @@
 """COCO's object masks: polygons, and run lengths compressed or not."""
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,7 +48,14 @@ def encode_mask(mask: np.ndarray) -> dict:
     return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
 
 
-def segmentation_problem(segmentation, height: int, width: int) -> str | None:
+class Problem(NamedTuple):
+    """What is wrong with a mask, and whether it still decodes (to nothing)."""
+
+    text: str
+    decodes: bool
+
+
+def segmentation_problem(segmentation, height: int, width: int) -> Problem | None:
     """What is wrong with a `segmentation` field, or None; does not decode polygons."""
     if segmentation is None:
         return None
@@ -55,14 +63,14 @@ def segmentation_problem(segmentation, height: int, width: int) -> str | None:
         try:
             mask = decode_segmentation(segmentation, height, width)
         except (ValueError, TypeError, KeyError) as error:
-            return str(error)
-        return None if mask.any() else "its run lengths cover no pixel"
+            return Problem(str(error), False)
+        return None if mask.any() else Problem("its run lengths cover no pixel", True)
     try:
         polygons = _polygons(segmentation)
     except ValueError as error:
-        return str(error)
+        return Problem(str(error), False)
     if not polygons or all(len(p) < 6 for p in polygons):
-        return "its polygons are empty (fewer than three points)"
+        return Problem("its polygons are empty (fewer than three points)", True)
     return None
 
 

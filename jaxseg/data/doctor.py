@@ -1,0 +1,140 @@
+"""Everything that is wrong with a data set, in one report.
+
+A finding is *broken* if training would stop at it or learn from nonsense, and a *note* if the
+package copes with it. Unlike opening a data set, which stops at the first error, the examination
+goes on to the end.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+from jaxseg.data.coco import find_annotations, find_images
+from jaxseg.data.coco_json import load_coco
+from jaxseg.data.dataset import Dataset, open_dataset, parse_spec
+from jaxseg.data.doctor_annotations import annotation_findings, category_findings
+from jaxseg.data.doctor_images import bar, image_findings, listing_findings
+from jaxseg.data.findings import Finding
+from jaxseg.errors import UserError
+
+
+class ClassCount(NamedTuple):
+    """How often a class occurs."""
+
+    name: str
+    objects: int
+    images: int
+
+
+@dataclass
+class Report:
+    """What an examination found.
+
+    Attributes:
+      name: of the data set.
+      images, objects: how many there are.
+      classes: counts of each class.
+      findings: in the order they were made.
+    """
+
+    name: str
+    images: int = 0
+    objects: int = 0
+    classes: list[ClassCount] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether training would work."""
+        return not any(finding.broken for finding in self.findings)
+
+    def lines(self, examples: int = 5) -> Iterator[str]:
+        """The report as text; at most so many examples of each kind of finding."""
+        yield f"{self.name}: {self.images} images, {self.objects} objects"
+        if self.classes:
+            width = max(len(count.name) for count in self.classes)
+            yield ""
+            yield f"  {'class':<{width}}  objects  images"
+            for count in self.classes:
+                yield f"  {count.name:<{width}}  {count.objects:>7}  {count.images:>6}"
+        for broken, title in ((True, "Would break training"), (False, "Notes")):
+            kinds: dict[str, list[Finding]] = {}
+            for finding in self.findings:
+                if finding.broken == broken:
+                    kinds.setdefault(finding.kind, []).append(finding)
+            if kinds:
+                yield ""
+                yield f"{title}:"
+            for kind, some in kinds.items():
+                yield f"  {kind}: {len(some)}"
+                yield from (f"    {finding.detail}" for finding in some[:examples])
+                if len(some) > examples:
+                    yield f"    ... and {len(some) - examples} more"
+        yield ""
+        yield "Nothing would break training." if self.ok else "Mend the above before training."
+
+
+def examine(spec: str, *, progress: bool = True) -> Report:
+    """Examine a data set by its name, as `open_dataset` takes it; never raises for its faults."""
+    report = Report(spec)
+    scheme, location, options = parse_spec(spec)
+    try:
+        if scheme == "coco":
+            _examine_coco(report, location, options.get("images"), progress)
+        else:
+            _examine_opened(report, open_dataset(spec), progress)
+    except UserError as error:
+        report.findings.append(Finding("cannot be opened", str(error), True))
+    return report
+
+
+def _examine_coco(report: Report, location: str, folder: str | None, progress: bool) -> None:
+    path = find_annotations(location)
+    report.name = str(path)
+    content = load_coco(path)
+    images, annotations = content["images"], content["annotations"]
+    report.images, report.objects = len(images), len(annotations)
+    report.findings += category_findings(content["categories"])
+    report.findings += listing_findings(images)
+    images = [i for i in images if isinstance(i.get("id"), int | str)]
+    report.findings += annotation_findings(content, images)
+    report.classes = _count_classes(content["categories"], annotations)
+    named = [i for i in images if isinstance(i.get("file_name"), str)]
+    if named:
+        root = find_images(path, named, folder)
+        report.findings += image_findings(named, root, progress)
+
+
+def _examine_opened(report: Report, dataset: Dataset, progress: bool) -> None:
+    truth = dataset.coco()
+    report.images, report.objects = len(dataset), len(truth["annotations"])
+    report.findings += category_findings(truth["categories"])
+    report.findings += annotation_findings(truth, truth["images"])
+    report.classes = _count_classes(truth["categories"], truth["annotations"])
+    for index in bar(range(len(dataset)), len(dataset), progress):
+        try:
+            dataset[index]
+        except UserError as error:
+            report.findings.append(Finding("unreadable image", str(error), True))
+
+
+def _count_classes(
+    categories: Iterable[Mapping], annotations: Iterable[Mapping]
+) -> list[ClassCount]:
+    objects: dict[object, int] = {}
+    images: dict[object, set] = {}
+    for annotation in annotations:
+        id_ = annotation.get("category_id")
+        if isinstance(id_, int):
+            objects[id_] = objects.get(id_, 0) + 1
+            images.setdefault(id_, set()).add(str(annotation.get("image_id")))
+    return [
+        ClassCount(
+            str(category.get("name", category["id"])),
+            objects.get(category["id"], 0),
+            len(images.get(category["id"], ())),
+        )
+        for category in categories
+        if isinstance(category.get("id"), int)
+    ]
