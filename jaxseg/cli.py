@@ -83,9 +83,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
 
 
 def _paragraph(text: str) -> str:
-    return textwrap.fill(
-        " ".join(text.split()), 100, break_long_words=False, break_on_hyphens=False
-    )
+    """Wrapped to 100 columns without breaking paths; the lines of a list stay lines."""
+    wrap = textwrap.TextWrapper(100, break_long_words=False, break_on_hyphens=False)
+    lines = []
+    for line in filter(str.strip, text.splitlines()):
+        wrap.initial_indent = wrap.subsequent_indent = line[: len(line) - len(line.lstrip())]
+        lines.append(wrap.fill(line.strip()))
+    return "\n".join(lines)
 
 
 def cache_directory() -> Path:

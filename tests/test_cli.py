@@ -70,13 +70,17 @@ def test_a_commands_arguments_and_status_pass_through(command):
 
 def test_a_user_error_is_one_paragraph_without_a_traceback(command, capsys):
     def fail(args: argparse.Namespace) -> int:
-        raise UserError("no image at a.jpg:\n   check the path\n\nor not")
+        raise UserError(f"{'it is wrong ' * 9}:\n\n  missing one\n  missing two\n")
 
     command(fail)
     assert cli.main(["try"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "jaxseg: no image at a.jpg: check the path or not\n"
+    lines = captured.err.splitlines()
+    assert lines[0].startswith("jaxseg: it is wrong")
+    assert max(map(len, lines)) <= 100
+    assert lines[-2:] == ["  missing one", "  missing two"]
+    assert len(lines) == 4
 
 
 def test_a_long_error_never_breaks_a_path(command, capsys):

@@ -79,8 +79,9 @@ def _report(args: argparse.Namespace, evaluation) -> None:
     from jaxseg.predict.result import write_json
 
     print(evaluation.table)
-    print(f"\n{evaluation.images} images, {evaluation.images_per_second:.2f} images/s", end="")
-    print(", padded canvases" if args.canvas == "padded" else "")
+    images = "1 image" if evaluation.images == 1 else f"{evaluation.images} images"
+    padded = ", padded canvases" if args.canvas == "padded" else ""
+    print(f"\n{images}, {evaluation.images_per_second:.2f} images/s{padded}")
     if args.json:
         _make_room(args.json)
         write_json(args.json, _plain(args, evaluation))

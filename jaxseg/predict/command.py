@@ -209,8 +209,9 @@ def _summary(found: dict, skipped: list[Path], out: Path) -> str:
     counts = Counter(name for prediction in found.values() for name in prediction.names)
     words = ", ".join(f"{name} {count}" for name, count in counts.most_common(8)) or "none"
     more = f" and {len(counts) - 8} classes more" if len(counts) > 8 else ""
+    images = "1 image" if len(found) == 1 else f"{len(found)} images"
     lines = [
-        f"{len(found)} images, {counts.total()} objects: {words}{more}",
+        f"{images}, {counts.total()} objects: {words}{more}",
         f"pictures and predictions.json are in {out}",
     ]
     if skipped:
