@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-import huggingface_hub
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -41,13 +41,13 @@ def fetch(repo: str, revision: str | None = None, local_files_only: bool | None 
 
 def _offline() -> bool:
     said = os.environ.get("HF_HUB_OFFLINE", "").upper()
-    return said in ("1", "ON", "YES", "TRUE") or huggingface_hub.constants.HF_HUB_OFFLINE
+    return said in ("1", "ON", "YES", "TRUE") or constants.HF_HUB_OFFLINE
 
 
 def _snapshot(repo, revision, offline, patterns) -> Path:
     named = repo if revision is None else f"{repo} at revision {revision}"
     try:
-        folder = huggingface_hub.snapshot_download(
+        folder = snapshot_download(
             repo, revision=revision, local_files_only=offline, allow_patterns=patterns
         )
     except GatedRepoError as error:

@@ -27,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 if the file is what was saved and no block drifts, else 1."""
+    if not is_native(args.directory):
+        raise UserError(f"{args.directory} has no config.json of jaxseg; see `jaxseg convert`")
     intact = _check_file(args.directory)
     drifts = verify(args.directory, args.precision)
     for drift in drifts if args.all else ():
@@ -43,10 +45,8 @@ def verify(directory: Path, precision: str = "highest") -> list[Drift]:
     """The drift of every block against the folder's probe, in order of execution.
 
     Raises:
-      UserError: no native folder, unreadable weights, or saved without a probe.
+      UserError: unreadable weights, or saved without a probe.
     """
-    if not is_native(directory):
-        raise UserError(f"{directory} has no config.json of jaxseg; see `jaxseg convert`")
     if not (directory / native.PROBE).exists():
         raise UserError(
             f"{directory} was saved without a probe, so there is nothing to compare with; "

@@ -66,8 +66,8 @@ def _huggingface_modules(backbone: tuple[Rename, ...]) -> tuple[Rename, ...]:
         layers += [rename(theirs + name, f"{ours}norm{n}") for n, name in enumerate(norms, 1)]
     return (
         *backbone,
-        rename("model.backbone.position_embedding.row_embeddings", "position/row_embed"),
-        rename("model.backbone.position_embedding.column_embeddings", "position/col_embed"),
+        rename("model.position_embedding.row_embeddings", "position/row_embed"),
+        rename("model.position_embedding.column_embeddings", "position/col_embed"),
         rename("model.input_projection", "input_proj"),
         rename("model.query_position_embeddings", "query_embed"),
         *layers,
@@ -77,11 +77,12 @@ def _huggingface_modules(backbone: tuple[Rename, ...]) -> tuple[Rename, ...]:
     )
 
 
-# What transformers 5 calls the same modules in memory; it saves the older names by default and
-# these with save_original_format=False.
-TRANSFORMERS_5 = (
+# What transformers 5 calls the same modules in memory: it saves the older names by default and
+# these with save_original_format=False. Learned positions it saves and finds only under its own
+# name, so that is the table's, and the older one a spelling.
+SPELLINGS = (
     (r"^model\.backbone\.model\.", "model.backbone.conv_encoder.model."),
-    (r"^model\.position_embedding\.", "model.backbone.position_embedding."),
+    (r"^model\.backbone\.position_embedding\.", "model.position_embedding."),
     (r"\.o_proj\.", ".out_proj."),
     (r"\.mlp\.(fc\d\.)", r".\1"),
 )
@@ -100,13 +101,13 @@ TABLES = (
         "Hugging Face DETR with timm's ResNet",
         _huggingface_modules(resnet_modules(BODY, "backbone/")),
         drops=(COUNTERS,),
-        spellings=TRANSFORMERS_5,
+        spellings=SPELLINGS,
     ),
     Table(
         "detr.huggingface_resnet",
         "Hugging Face DETR with its own ResNet",
         _huggingface_modules(huggingface_resnet_modules(BODY, "backbone/")),
         drops=(COUNTERS,),
-        spellings=TRANSFORMERS_5,
+        spellings=SPELLINGS,
     ),
 )

@@ -74,9 +74,18 @@ def _read_folder(folder: Path) -> dict[str, np.ndarray]:
         if (folder / name).exists():
             return read_state_dict(folder / name)
         if index.exists():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-            return {k: v for shard in shards for k, v in read_state_dict(folder / shard).items()}
+            return _read_shards(index)
     raise UserError(f"{folder} has no weights; looked for {', '.join(HUGGINGFACE_FILES)}")
+
+
+def _read_shards(index: Path) -> dict[str, np.ndarray]:
+    try:
+        names = set(json.loads(index.read_text())["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise UserError(f"{index} is no index of shards, or it is damaged: {error!r}") from error
+    if strange := [name for name in names if Path(str(name)).name != name]:
+        raise UserError(f"{index} names a file outside its folder: {strange[0]}")
+    return {k: v for n in sorted(names) for k, v in read_state_dict(index.parent / n).items()}
 
 
 def write_state_dict(state: Mapping[str, np.ndarray], path: str | os.PathLike) -> None:

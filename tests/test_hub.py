@@ -1,0 +1,74 @@
+"""Hugging Face ids: from the cache when offline, by revision, converted once."""
+
+import json
+
+import pytest
+from huggingface_hub import constants
+
+from jaxseg import checkpoints, hub
+from jaxseg.checkpoints import ImageConfig, from_pretrained
+from jaxseg.data.classes import Classes
+from jaxseg.errors import UserError
+from jaxseg.params import flatten
+from jaxseg_convert_torch.sources import write_huggingface
+from tests.small_detr import FIELDS, assert_same, drawn, small
+
+COMMITS = {"main": "a" * 40, "v1": "b" * 40}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A hub cache with two revisions of one repository, and no way to the network."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "jaxseg"))
+    repository = tmp_path / "hub" / "models--lab--small-detr"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "snapshots").mkdir()
+    for seed, (name, commit) in enumerate(COMMITS.items()):
+        (repository / "refs" / name).write_text(commit)
+        write_huggingface(pretrained(seed), repository / "snapshots" / commit)
+    return tmp_path
+
+
+def pretrained(seed):
+    names = Classes(("a", "b", "c"), (0, 1, 2))
+    return checkpoints.Pretrained(
+        small(), drawn(small(), seed), names, ImageConfig(), "detr.r50", FIELDS
+    )
+
+
+def test_an_id_is_loaded_offline_at_its_revision(cache):
+    for seed, name in enumerate(COMMITS):
+        loaded = from_pretrained("lab/small-detr", revision=name)
+        assert_same(flatten(loaded.params), flatten(drawn(small(), seed)))
+    assert_same(flatten(from_pretrained("lab/small-detr").params), flatten(drawn(small(), seed=0)))
+
+
+def test_a_commit_is_converted_once(cache, monkeypatch):
+    first = from_pretrained("lab/small-detr")
+    folder = hub.converted_folder("lab/small-detr", COMMITS["main"])
+    assert json.loads((folder / "config.json").read_text())["format"] == "jaxseg"
+
+    def fail(*_):
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr("jaxseg_convert_torch.sources.open_foreign", fail)
+    again = from_pretrained("lab/small-detr")
+    assert_same(flatten(again.params), flatten(first.params))
+    assert again.origin == first.origin
+
+
+def test_what_is_not_in_the_cache_is_a_clear_error_offline(cache):
+    with pytest.raises(UserError, match="lab/other is not in the local cache and offline mode"):
+        from_pretrained("lab/other")
+    with pytest.raises(UserError, match=r"lab/small-detr at revision v9 is not in the local"):
+        from_pretrained("lab/small-detr", revision="v9")
+
+
+def test_local_files_only_needs_no_environment(cache, monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    loaded = from_pretrained("lab/small-detr", local_files_only=True)
+    assert loaded.kwargs["num_classes"] == 3
+    with pytest.raises(UserError, match="offline mode"):
+        from_pretrained("lab/other", local_files_only=True)
