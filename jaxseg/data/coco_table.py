@@ -76,7 +76,7 @@ class CocoTable:
             file_names=[str(image.get("file_name", image["id"])) for image in images],
             sizes=sizes,
             offsets=np.searchsorted(owner[order], np.arange(len(images) + 1)),
-            boxes=boxes.astype(np.float32),
+            boxes=boxes,
             labels=np.asarray([classes.label_of[a["category_id"]] for a in objects], np.int32),
             area=np.asarray([stated_area(a) for a in objects], np.float32),
             iscrowd=np.asarray([bool(a.get("iscrowd", 0)) for a in objects], bool),
@@ -141,9 +141,9 @@ def _owner(annotation: Mapping) -> int | str | None:
 
 def _clamp(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     if not len(xywh):
-        return np.zeros((0, 4))
+        return np.zeros((0, 4), np.float32)
     corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], -1)
-    return np.clip(corners, 0, np.tile(sizes[:, ::-1], 2))
+    return np.clip(corners, 0, np.tile(sizes[:, ::-1], 2)).astype(np.float32)
 
 
 def _some(ids) -> str:

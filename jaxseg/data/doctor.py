@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-
 from jaxseg.data.coco import find_annotations, find_images
 from jaxseg.data.coco_json import load_coco
 from jaxseg.data.dataset import Dataset, open_dataset, parse_spec

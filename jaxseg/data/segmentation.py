@@ -13,7 +13,7 @@ def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
 
     Args:
       segmentation: a list of polygons [x, y, x, y, ...] in pixels, whose union is meant, or
-        {"size": [h, w], "counts": run lengths down the columns, or pycocotools' string}; None or
+        {"size": [h, w], "counts": run lengths down the columns, or COCO's string}; None or
         an empty list is an empty mask.
 
     Raises:
@@ -34,7 +34,10 @@ def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
             encoded = dict(segmentation)
         else:
             raise ValueError("run lengths without counts")
-        return rle_tools.decode(encoded).astype(bool)
+        try:
+            return rle_tools.decode(encoded).astype(bool)
+        except RuntimeError as error:
+            raise ValueError(str(error)) from error
     polygons = [p for p in _polygons(segmentation) if len(p) >= 6]
     if not polygons:
         return np.zeros((height, width), bool)
@@ -45,7 +48,7 @@ def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
 def encode_mask(mask: np.ndarray) -> dict:
     """A bool (h, w) mask as compressed run lengths, {"size": [h, w], "counts": str}."""
     encoded = _rle_tools().encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(mask.shape), "counts": encoded["counts"].decode("ascii")}
+    return {"size": list(mask.shape), "counts": _text(encoded["counts"])}
 
 
 class Problem(NamedTuple):
@@ -95,12 +98,17 @@ def _check_counts(counts: list, pixels: int) -> None:
         raise ValueError(f"run lengths must be whole numbers that add up to {pixels}")
 
 
+def _text(counts: str | bytes) -> str:
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+
+
 def _rle_tools():
     try:
-        from pycocotools import mask
+        # pycocotools' own functions, without its warning under NumPy 2 and its faults on bad input.
+        from faster_coco_eval import mask
     except ImportError:
         raise UserError(
-            "object masks need pycocotools: pip install 'jaxseg[train]', or open the data set "
+            "object masks need faster-coco-eval: pip install 'jaxseg[train]', or open the data set "
             "without masks"
         ) from None
     return mask

@@ -1,0 +1,167 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxseg.data.dataset import Example
+from jaxseg.data.edits import Crop, Flip, Resize
+from jaxseg.data.transforms import (
+    FixedSize,
+    RandomCrop,
+    ScaleJitter,
+    apply,
+    detr_augmentation,
+    evaluation_transform,
+    final_size,
+    short_side_size,
+    small_set_augmentation,
+)
+from tests.data.files import picture
+
+
+def example(height=6, width=8, boxes=((1, 2, 4, 5), (0, 0, 8, 6))) -> Example:
+    boxes = np.asarray(boxes, np.float32).reshape(-1, 4)
+    masks = np.zeros((len(boxes), height, width), bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.astype(int), strict=True):
+        mask[y1:y2, x1:x2] = True
+    return Example(
+        image=picture(height, width),
+        boxes=boxes,
+        labels=np.arange(len(boxes), dtype=np.int32),
+        area=(boxes[:, 2:] - boxes[:, :2]).prod(-1),
+        iscrowd=np.zeros(len(boxes), bool),
+        image_id=1,
+        file_name="one.png",
+        masks=masks,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "short", "long", "expected"),
+    [
+        ((480, 640), 800, 1333, (800, 1066)),  # 1066.67 is truncated
+        ((640, 480), 800, 1333, (1066, 800)),
+        ((427, 640), 800, 1333, (800, 1199)),
+        ((300, 1000), 800, 1333, (400, 1333)),  # 399.9 is rounded
+        ((100, 200), 800, 1333, (666, 1332)),  # 666.5 is rounded to even
+        ((800, 1200), 800, 1333, (800, 1200)),
+        ((500, 500), 800, 1333, (800, 800)),
+        ((400, 3000), 600, None, (600, 4500)),
+    ],
+)
+def test_short_side_rule_equals_detrs(size, short, long, expected):
+    assert short_side_size(size, short, long) == expected
+
+
+def test_resize_shrinks_with_pillows_antialiased_bilinear_filter():
+    row = np.repeat(np.asarray([0, 100, 200, 40], np.uint8)[None, :, None], 3, -1)
+    resized = Resize(1, 2)(replace(example(1, 4, ()), image=row))
+    # Triangle of half-width 2 around 1 and 3: (75 + 50) / 1.75 and (25 + 150 + 30) / 1.75.
+    assert resized.image[0, :, 0].tolist() == [71, 117]
+
+
+def test_resize_scales_boxes_by_the_true_ratio_of_each_axis():
+    resized = Resize(9, 20)(example())
+    assert resized.size == (9, 20)
+    np.testing.assert_allclose(resized.boxes, [[2.5, 3, 10, 7.5], [0, 0, 20, 9]])
+    np.testing.assert_allclose(resized.area, [9 * 3.75, 48 * 3.75])
+
+
+def test_resize_takes_masks_from_the_nearest_pixel_below():
+    mask = np.asarray([[1, 0, 0, 1, 1]], bool)[None]
+    source = replace(example(1, 5, ((0, 0, 5, 1),)), masks=mask)
+    assert Resize(1, 3)(source).masks.astype(int).tolist() == [[[1, 0, 1]]]
+    doubled = Resize(2, 10)(source).masks[0].astype(int)
+    assert doubled.tolist() == [[1, 1, 0, 0, 0, 0, 1, 1, 1, 1]] * 2
+
+
+@pytest.mark.parametrize("axis", ["horizontal", "vertical"])
+def test_flip_mirrors_image_boxes_and_masks(axis):
+    source, flipped = example(), Flip(axis)(example())
+    moved = [4, 2, 7, 5] if axis == "horizontal" else [1, 1, 4, 4]
+    assert flipped.boxes.tolist() == [moved, [0, 0, 8, 6]]
+    turn = np.fliplr if axis == "horizontal" else np.flipud
+    np.testing.assert_array_equal(flipped.image, turn(source.image))
+    np.testing.assert_array_equal(flipped.masks[0], turn(source.masks[0]))
+    np.testing.assert_array_equal(Flip(axis)(flipped).image, source.image)
+
+
+def test_crop_clips_boxes_and_drops_what_it_leaves_out():
+    boxes = ((1, 2, 4, 5), (0, 0, 8, 6), (0, 0, 3, 6), (5, 4, 8, 6))
+    source = example(boxes=boxes)
+    cropped = Crop(top=1, left=3, height=3, width=4)(source)
+    assert cropped.boxes.tolist() == [[0, 1, 1, 3], [0, 0, 4, 3]]
+    assert cropped.labels.tolist() == [0, 1]
+    assert cropped.area.tolist() == [2, 12]
+    np.testing.assert_array_equal(cropped.image, source.image[1:4, 3:7])
+    np.testing.assert_array_equal(cropped.masks, source.masks[:2, 1:4, 3:7])
+
+
+TRANSFORMS = [
+    detr_augmentation(),
+    detr_augmentation((64, 80), 120, (50, 60), (40, 60)),
+    evaluation_transform(64, 100),
+    small_set_augmentation(60, 80, vertical=True),
+    FixedSize(40, 60),
+    RandomCrop(20, 50),
+    ScaleJitter(48, 48),
+]
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS[1:])
+@pytest.mark.parametrize("size", [(60, 90), (90, 60), (70, 70), (15, 200)])
+def test_the_size_is_known_before_the_image(transform, size):
+    for seed in range(8):
+        edits = transform.draw(size, np.random.default_rng(seed))
+        assert apply(edits, example(*size)).size == final_size(edits, size)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_boxes_stay_inside_the_image_and_not_empty(transform):
+    size = (48, 64)
+    for seed in range(3 if transform is TRANSFORMS[0] else 12):
+        out = apply(transform.draw(size, np.random.default_rng(seed)), example(*size))
+        height, width = out.size
+        assert (out.boxes[:, 2:] > out.boxes[:, :2]).all()
+        assert (out.boxes >= 0).all()
+        assert (out.boxes <= np.asarray([width, height] * 2) + 1e-3).all()
+        assert out.masks.shape == (len(out.boxes), height, width)
+
+
+def test_detr_augmentation_draws_from_its_lists_and_limits():
+    transform, size = detr_augmentation(), (480, 640)
+    kinds, shorts, crops = [], set(), []
+    for seed in range(400):
+        edits = transform.draw(size, np.random.default_rng(seed))
+        final = final_size(edits, size)
+        shorts.add(min(final))
+        assert max(final) <= 1333
+        kinds.append("crop" if any(isinstance(e, Crop) for e in edits) else "plain")
+        crops += [e for e in edits if isinstance(e, Crop)]
+    # A window so long that 1333 limits it has another short side.
+    assert {480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800} <= shorts
+    assert 150 < kinds.count("crop") < 250
+    sides = np.asarray([(c.height, c.width) for c in crops])
+    assert sides.min() >= 384
+    assert sides.max() <= 600
+    assert sides.max() > 590
+    assert all(c.top >= 0 and c.left >= 0 for c in crops)
+
+
+def test_evaluation_equals_pillows_resize():
+    source = example(60, 80)
+    edits = evaluation_transform(40, 1333).draw((60, 80), np.random.default_rng(0))
+    by_hand = Image.fromarray(source.image).resize((53, 40), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(apply(edits, source).image, np.asarray(by_hand))
+
+
+def test_scale_jitter_covers_its_range_and_keeps_the_aspect():
+    heights = []
+    for seed in range(200):
+        (resize, *crop) = ScaleJitter(60, 80).draw((120, 160), np.random.default_rng(seed))
+        heights.append(resize.height)
+        assert abs(resize.width - resize.height * 4 / 3) <= 1
+        assert bool(crop) == (resize.height > 60 or resize.width > 80)
+    assert min(heights) in (48, 49)
+    assert max(heights) in (74, 75)
