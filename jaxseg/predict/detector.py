@@ -73,15 +73,26 @@ class Detector:
         self._detect = jax.jit(self._forward)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | PathLike, **options) -> "Detector":
-        """Load a converted folder, a native one or a Hugging Face id.
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike,
+        *,
+        revision: str | None = None,
+        local_files_only: bool | None = None,
+        **options,
+    ) -> "Detector":
+        """Load a folder of weights or a Hugging Face id.
 
-        `options` are those of the constructor.
+        Args:
+          name_or_path, revision, local_files_only: as in `jaxseg.checkpoints.from_pretrained`.
+          options: of the constructor.
 
         Raises:
-          UserError: there are no such weights (see `jaxseg.checkpoints.from_pretrained`).
+          UserError: there are no such weights.
         """
-        weights = from_pretrained(name_or_path)
+        weights = from_pretrained(
+            name_or_path, revision=revision, local_files_only=local_files_only
+        )
         return cls(weights.model, weights.params, weights.classes, weights.image, **options)
 
     def __call__(

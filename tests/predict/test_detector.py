@@ -11,8 +11,11 @@ from PIL import Image
 
 from jaxseg.data.classes import COCO_91, Classes
 from jaxseg.errors import UserError
+from jaxseg.ops.images import normalize
 from jaxseg.predict import Detector
 from jaxseg.predict.detector import label_names
+from jaxseg.predict.preprocess import resize, resized_size
+from jaxseg.structures import Images
 from tests.predict.tiny import CLASSES, CONFIG, tiny_detr
 
 BUCKETS = [(64, 128), (128, 64)]
@@ -56,6 +59,21 @@ def test_an_image_alone_in_a_batch_and_on_a_larger_canvas_has_the_same_boxes(
     for one, two, three in zip(alone, together, larger, strict=True):
         assert_same(one, two)
         assert_same(one, three)
+
+
+def test_the_boxes_are_the_originals_without_padding(weights, detector):
+    model, params = weights
+    image, size = IMAGES[0], (64, 85)  # 48 x 64 by the rule; no multiple of the stride
+    assert resized_size(SIZES[0], 64, 107) == size
+    pixels = jnp.asarray(resize(image, size))[None]
+    images = normalize(Images(pixels, jnp.ones((1, *size), bool)))
+    original = model.clone(canvas="padded")
+    output = jax.jit(lambda p: original.apply({"params": p}, images))(params)
+    found = original.detections(output, jnp.asarray([SIZES[0]]))
+    ours = detector(image, 0.0)
+    order = np.argsort(-found.scores[0], stable=True)
+    np.testing.assert_allclose(ours.scores, found.scores[0][order], atol=1e-5)
+    np.testing.assert_allclose(ours.boxes, found.boxes[0][order], atol=2e-3)
 
 
 def test_a_padded_model_is_made_canvas_exact(weights, detector):
