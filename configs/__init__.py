@@ -1,1 +1,1 @@
-
+"""Installed training configs: one file is one run."""

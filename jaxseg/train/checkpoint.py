@@ -49,9 +49,9 @@ class Checkpoints:
             _save(self._latest, step, state, {})
 
     def save_best(self, step: int, state: TrainState, value: float) -> bool:
-        """Save if `value` is above that of the best so far (NaN never is); says whether."""
+        """Save if no checkpoint before had a higher `value` (NaN never is); says whether."""
         best = self.best_value()
-        if math.isnan(value) or (best is not None and value <= best):
+        if math.isnan(value) or (best is not None and value < best):
             return False
         if step in self._best.all_steps():
             self._best.delete(step)
@@ -71,31 +71,28 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read, laid out as `abstract` says; None if none is saved.
 
-        A checkpoint that cannot be read is moved to DIRECTORY/unreadable with a warning, and
-        the one before it is taken.
+        Where a newer checkpoint cannot be read, it is moved to DIRECTORY/unreadable with a
+        warning, and the one before it is taken.
 
         Raises:
           UserError: a checkpoint is of another model or optimizer, or none can be read.
         """
-        steps = sorted(self._latest.all_steps(), reverse=True)
-        for step in steps:
+        damaged = {}
+        for step in sorted(self._latest.all_steps(), reverse=True):
             try:
                 found = _shapes(_metadata(self._latest, step))
-                if found == _shapes(abstract):
-                    return _restore(self._latest, step, abstract)
+                state = _restore(self._latest, step, abstract) if _agree(found, abstract) else None
             except Exception as error:  # whatever a damaged file makes Orbax raise
-                warnings.warn(
-                    f"checkpoint {step} in {self.directory} cannot be read and is left out "
-                    f"({type(error).__name__}: {str(error).splitlines()[0][:200]})",
-                    stacklevel=2,
-                )
-                self._set_aside(step)
+                damaged[step] = f"{type(error).__name__}: {str(error)[:200]}"
                 continue
-            raise UserError(_difference(self.directory, step, found, _shapes(abstract)))
-        if steps:
+            if state is None:
+                raise UserError(_difference(self.directory, step, found, _shapes(abstract)))
+            self._set_aside(damaged)
+            return state
+        if damaged:
             raise UserError(
-                f"none of the checkpoints {steps} in {self.directory} can be read: start again "
-                "with another --workdir"
+                f"no checkpoint in {self.directory} can be read ({'; '.join(damaged.values())}): "
+                "look at the disk, or start again with another --workdir"
             )
         return None
 
@@ -114,18 +111,34 @@ class Checkpoints:
             manager.wait_until_finished()
             manager.close()
 
-    def _set_aside(self, step: int) -> None:
-        if jax.process_index() == 0:
-            target = self.directory / "unreadable" / str(step)
-            shutil.rmtree(target, ignore_errors=True)
-            target.parent.mkdir(exist_ok=True)
-            (self.directory / "latest" / str(step)).rename(target)
-        self._latest.reload()
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        for step, why in damaged.items():
+            warnings.warn(
+                f"checkpoint {step} in {self.directory} cannot be read and is moved to "
+                f"unreadable/; going on from the one before ({why})",
+                stacklevel=3,
+            )
+            if jax.process_index() == 0:
+                target = self.directory / "unreadable" / str(step)
+                shutil.rmtree(target, ignore_errors=True)
+                target.parent.mkdir(exist_ok=True)
+                (self.directory / "latest" / str(step)).rename(target)
+        if damaged:
+            if jax.process_count() > 1:
+                from jax.experimental import multihost_utils
+
+                multihost_utils.sync_global_devices("unreadable checkpoints moved")
+            self._latest.reload()
 
 
 def _manager(directory: Path, keep: int, keep_every: int | None):
     try:
-        from orbax.checkpoint import CheckpointManager, CheckpointManagerOptions
+        from orbax.checkpoint import (
+            CheckpointManager,
+            CheckpointManagerOptions,
+            JsonCheckpointHandler,
+            StandardCheckpointHandler,
+        )
     except ImportError as error:
         raise UserError(
             "training needs Orbax for its checkpoints: pip install 'jaxseg[train]'"
@@ -136,7 +149,9 @@ def _manager(directory: Path, keep: int, keep_every: int | None):
         max_to_keep=keep, keep_period=keep_every, enable_async_checkpointing=asynchronous
     )
     directory.mkdir(parents=True, exist_ok=True)
-    return CheckpointManager(directory, options=options)
+    # Named handlers, or a manager that has not saved yet could not read descriptions.
+    handlers = {"state": StandardCheckpointHandler(), "note": JsonCheckpointHandler()}
+    return CheckpointManager(directory, options=options, item_handlers=handlers)
 
 
 def _save(manager, step: int, state: TrainState, note: dict) -> None:
@@ -158,6 +173,10 @@ def _metadata(manager, step: int):
     if tree is None:
         raise ValueError("the description of the arrays is missing")
     return tree.tree if hasattr(tree, "tree") else tree
+
+
+def _agree(found: dict[str, tuple[int, ...]], abstract: TrainState) -> bool:
+    return found == _shapes(abstract)
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:

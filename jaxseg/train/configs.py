@@ -12,12 +12,13 @@ from jaxseg.train.experiment import Experiment
 
 
 def config_names() -> list[str]:
-    """The installed configs, such as "detr/r50_coco"."""
+    """The installed configs, such as "detr/r50_coco"; a leading underscore hides a shared part."""
     import jaxseg_configs
 
     prefix = jaxseg_configs.__name__ + "."
     found = pkgutil.walk_packages(jaxseg_configs.__path__, prefix)
-    return sorted(m.name.removeprefix(prefix).replace(".", "/") for m in found if not m.ispkg)
+    names = [m.name.removeprefix(prefix).replace(".", "/") for m in found if not m.ispkg]
+    return sorted(name for name in names if "/_" not in name)
 
 
 def load_config(config: str) -> Experiment:

@@ -190,7 +190,8 @@ class Trainer:
                 f"the evaluation has no metric {metric!r}; it has {', '.join(values)}: set metric"
             )
         best = self._checkpoints.save_best(done, state, values[metric])
-        text = ", ".join(f"{k} {v:.3f}" for k, v in values.items() if "/" not in k)
+        shown = dict.fromkeys((metric, *list(values)[:3]))
+        text = ", ".join(f"{name} {values[name]:.3f}" for name in shown)
         self._progress.say(f"step {done}: {text}{' (best so far)' if best else ''}")
 
     def _read_reports(self, leave: int) -> None:
@@ -206,8 +207,8 @@ class Trainer:
         values = {name: float(value) for name, value in report.metrics.items()}
         self._progress.show(values["loss"])
         rates = {
-            "learning_rate": float(self._learning_rate(done - 1)),
-            "images_per_second": round(self._progress.images_per_second, 3),
+            "learning_rate": float(f"{self._learning_rate(done - 1):.6g}"),
+            "images_per_second": round(self._progress.images_per_second, 2),
         }
         self._metrics.write(done, values | rates)
 

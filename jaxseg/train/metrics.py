@@ -34,7 +34,9 @@ class MetricsLog:
         self._file.write(json.dumps({"step": step, **line}, allow_nan=False) + "\n")
         self._file.flush()
         if self._board is not None:
-            for name, value in named.items():
+            for name, value in line.items():
+                if value is None:
+                    continue
                 tag = name if "/" in name else f"train/{name}"
                 self._board.add_scalar(tag, value, step)
 

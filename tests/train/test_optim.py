@@ -83,7 +83,7 @@ def test_a_constant_schedule_warms_up_and_stays():
     [
         (Schedule("linear"), "there are step, cosine, constant"),
         (Schedule(drops=(200,)), "fractions of the run"),
-        (Schedule(warmup_steps=11), "the run has 10 steps"),
+        (Schedule(warmup_steps=-1), "must be 0 or more"),
     ],
 )
 def test_a_wrong_schedule_is_an_error(schedule, message):

@@ -1,0 +1,44 @@
+"""DETR's published training on COCO (arXiv 2005.12872, section 4 and appendix A.4).
+
+64 images a step in the paper (16 V100 with 4 each), AdamW at 1e-4 and 1e-5 for the backbone,
+decay 1e-4 on everything, clipping at 0.1, 500 epochs with a drop by ten at 400. Stem and first
+stage of the backbone stay as ImageNet left them, and so does all batch normalisation.
+"""
+
+from flax import linen as nn
+
+from jaxseg.data.transforms import detr_augmentation
+from jaxseg.train.experiment import Data, Experiment
+from jaxseg.train.optim import Optimizer
+from jaxseg.train.schedule import Schedule
+
+# Canvases (h, w): the augmented image has a short side of 480 to 800, a long one up to 1333.
+LANDSCAPE = ((544, 736), (640, 864), (736, 992), (800, 1088), (800, 1344))
+BUCKETS = tuple(sorted({*LANDSCAPE, *((w, h) for h, w in LANDSCAPE), (800, 800)}))
+
+OPTIMIZER = Optimizer(
+    learning_rate=1e-4,
+    weight_decay=1e-4,
+    clip_norm=0.1,
+    learning_rates=(("^backbone/", 0.1),),
+    frozen=(("^backbone/(conv1|layer1_)", True),),
+)
+
+
+def coco(model: nn.Module) -> Experiment:
+    """The recipe for one of the paper's models."""
+    return Experiment(
+        model=model,
+        data=Data(
+            train="coco:data/coco/train2017",
+            val="coco:data/coco/val2017",
+            numbering="raw",
+            batch_size=64,
+            buckets=BUCKETS,
+            transform=detr_augmentation(),
+            workers=8,
+        ),
+        optimizer=OPTIMIZER,
+        schedule=Schedule("step", drops=(0.8,)),
+        epochs=500.0,
+    )

@@ -1,0 +1,216 @@
+"""From an experiment to everything that a run needs: derived values are computed here."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.sharding import Mesh
+
+from jaxseg.data.classes import Classes
+from jaxseg.data.dataset import Dataset, open_dataset
+from jaxseg.data.loader import Loader
+from jaxseg.errors import UserError
+from jaxseg.eval.build import make_evaluator
+from jaxseg.parallel.mesh import batch_shards, loader_shard
+from jaxseg.parallel.shard import check_batch_size, param_shardings, place
+from jaxseg.params import abstract_inputs, abstract_params, count, flatten, unflatten
+from jaxseg.train import state as states
+from jaxseg.train.experiment import Experiment
+from jaxseg.train.state import TrainState
+from jaxseg.train.step import Step, make_step
+from jaxseg.train.weights import named_labels, resolve_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """An experiment put together.
+
+    Attributes:
+      experiment: with derived values filled in: its model has the data set's classes.
+      classes: names and categories of the model's labels.
+      trainable: paths that are trained.
+      num_steps: of the whole run.
+    """
+
+    experiment: Experiment
+    mesh: Mesh
+    train_set: Dataset
+    val_set: Dataset | None
+    classes: Classes
+    loader: Loader
+    trainable: tuple[str, ...]
+    num_steps: int
+    step: Step
+    make_state: Callable[[dict[str, Any]], TrainState]
+    learning_rate: Callable[[int], float]
+    initial: dict[str, Any] | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model, with the data set's number of classes."""
+        return self.experiment.model
+
+    def init_params(self) -> dict[str, Any]:
+        """Parameters drawn from the experiment's seed (to be traced)."""
+        inputs = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), abstract_inputs(self.model))
+        return self.model.init(jax.random.key(self.experiment.seed), *inputs)["params"]
+
+    def create_state(self) -> TrainState:
+        """The state before the first step, with the weights that the experiment starts from."""
+        arguments = (self.init_params, self.make_state, self.experiment.sharding, self.mesh)
+        return states.create_state(*arguments, load=self._load)
+
+    def abstract_state(self) -> TrainState:
+        """What a checkpoint is restored into."""
+        arguments = (self.init_params, self.make_state, self.experiment.sharding, self.mesh)
+        return states.abstract_state(*arguments)
+
+    def evaluator(self) -> Callable[[Any, int], dict[str, float]] | None:
+        """A function from parameters to COCO metrics on the validation set, if there is one."""
+        if self.val_set is None:
+            return None
+        data = self.experiment.data
+        return make_evaluator(
+            self.model,
+            self.val_set,
+            image=data.image,
+            category_ids=self.classes.category_ids,
+            batch_size=data.eval_batch_size or batch_shards(self.mesh),
+            mesh=self.mesh,
+            limit=data.eval_limit,
+            workers=data.workers,
+        )
+
+    def _load(self, params: dict[str, Any]) -> dict[str, Any]:
+        if self.initial is None:
+            return params
+        drawn = flatten(params)
+        shardings = param_shardings(self.experiment.sharding, params, self.mesh)
+        loaded = {path: place(value, shardings[path]) for path, value in self.initial.items()}
+        return unflatten(drawn | loaded)
+
+
+def prepare(experiment: Experiment) -> Session:
+    """Open the data, derive what follows from it, and build step, loader and optimizer.
+
+    Raises:
+      UserError: data set, model, weights, batch and mesh do not go together.
+    """
+    _check(experiment)
+    data = experiment.data
+    mesh = experiment.mesh.build()
+    check_batch_size(data.batch_size, mesh, experiment.accumulate)
+    if data.eval_batch_size is not None and data.val is not None:
+        check_batch_size(data.eval_batch_size, mesh)
+    train_set = open_dataset(data.train, numbering=data.numbering)
+    val_set = None if data.val is None else open_dataset(data.val, numbering=data.numbering)
+    _check_classes(train_set, val_set)
+    classes = train_set.classes
+    model, initial = resolve_model(experiment, classes)
+    experiment = dataclasses.replace(experiment, model=model)
+    index, processes = loader_shard(mesh)
+    loader = Loader(
+        train_set,
+        batch_size=data.batch_size,
+        buckets=data.buckets,
+        transform=data.transform,
+        max_targets=data.max_targets,
+        seed=experiment.seed,
+        process_index=index,
+        process_count=processes,
+        workers=data.workers,
+    )
+    _check_buckets(loader.buckets, model)
+    num_steps = experiment.num_steps(loader.steps_per_epoch)
+    schedule = experiment.schedule.build(num_steps)
+    paths = list(flatten(abstract_params(model)))
+    trainable = experiment.optimizer.trainable(paths)
+    optimizer = experiment.optimizer.build(schedule, paths)
+    step = make_step(
+        model,
+        experiment.criterion,
+        optimizer,
+        trainable,
+        ema=experiment.ema,
+        micro_batches=experiment.accumulate,
+        mean=data.image.mean,
+        std=data.image.std,
+        matmul_precision=experiment.matmul_precision,
+    )
+    return Session(
+        experiment=experiment,
+        mesh=mesh,
+        train_set=train_set,
+        val_set=val_set,
+        classes=named_labels(classes, model.num_classes),
+        loader=loader,
+        trainable=trainable,
+        num_steps=num_steps,
+        step=step,
+        make_state=lambda params: states.initial_state(
+            params, optimizer, trainable, experiment.ema, experiment.seed
+        ),
+        learning_rate=lambda step: experiment.optimizer.learning_rate * float(schedule(step)),
+        initial=initial,
+    )
+
+
+def _check(experiment: Experiment) -> None:
+    positive = ("epochs", "steps", "accumulate", "evaluate_every", "checkpoint_every")
+    for name in (*positive, "keep_every", "log_every"):
+        value = getattr(experiment, name)
+        if value is not None and value <= 0:
+            raise UserError(f"{name} must be above 0; got {value}")
+    if experiment.matmul_precision not in (None, "default", "high", "highest"):
+        raise UserError(
+            "matmul_precision is one of default, high, highest, or none; "
+            f"got {experiment.matmul_precision!r}"
+        )
+    if experiment.init is not None and experiment.backbone is not None:
+        raise UserError("init holds a backbone already: give init or backbone, not both")
+
+
+def _check_classes(train_set: Dataset, val_set: Dataset | None) -> None:
+    if val_set is None or val_set.classes == train_set.classes:
+        return
+    unknown = [name for name in val_set.classes.names if name not in train_set.classes.names]
+    raise UserError(
+        f"data.train and data.val have other categories: {len(train_set.classes)} against "
+        f"{len(val_set.classes)}, of which only data.val has {', '.join(unknown) or 'none'}. "
+        "Give both files the same categories list"
+    )
+
+
+def _check_buckets(buckets, model: nn.Module) -> None:
+    wrong = [bucket for bucket in buckets if any(side % model.stride for side in bucket)]
+    if wrong:
+        raise UserError(
+            f"data.buckets must be multiples of the model's stride {model.stride}; got {wrong[0]}"
+        )
+
+
+def summary(session: Session) -> str:
+    """A few lines for the start of a run."""
+    experiment, loader = session.experiment, session.loader
+    shapes = flatten(abstract_params(session.model))
+    trained = count({path: shapes[path] for path in session.trainable})
+    buckets = ", ".join(f"{h}×{w}" for h, w in loader.buckets)
+    mesh = " × ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
+    device = session.mesh.devices.flat[0]
+    val = "none" if session.val_set is None else f"{len(session.val_set)} images"
+    rows = {
+        "model": f"{type(session.model).__name__}, {jnp.dtype(session.model.dtype).name}, "
+        f"{trained / 1e6:.1f} M parameters trained, "
+        f"{(count(shapes) - trained) / 1e6:.1f} M frozen",
+        "data": f"{len(session.train_set)} images, {len(session.classes)} classes; "
+        f"validation {val}",
+        "steps": f"{session.num_steps} of {experiment.data.batch_size} images, "
+        f"{loader.steps_per_epoch} an epoch",
+        "canvases": buckets,
+        "devices": f"{session.mesh.size} × {device.device_kind} ({mesh}), "
+        f"{jax.process_count()} process(es)",
+    }
+    return "\n".join(f"{name:<9}{text}" for name, text in rows.items())

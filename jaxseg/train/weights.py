@@ -1,0 +1,99 @@
+"""The model of a run and the weights it starts from."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+
+from jaxseg.checkpoints import from_pretrained, load_backbone
+from jaxseg.data.classes import HOLE, Classes
+from jaxseg.errors import UserError
+from jaxseg.parallel.rules import lookup
+from jaxseg.params import abstract_params, flatten
+from jaxseg.train.experiment import Experiment
+
+RANDOM = "random"
+
+
+def resolve_model(
+    experiment: Experiment, classes: Classes
+) -> tuple[nn.Module, dict[str, np.ndarray] | None]:
+    """The model for a data set's classes, and the flat parameters it starts from, if any.
+
+    Raises:
+      UserError: no model, another number of classes, or weights that do not fit.
+    """
+    if experiment.init is not None:
+        return _from_init(experiment, classes)
+    if experiment.model is None:
+        raise UserError(
+            "this config trains the model that `init` holds: add init=FOLDER or a Hugging Face "
+            "id, for example init=facebook/detr-resnet-50"
+        )
+    model = _with_classes(experiment, classes)
+    if experiment.backbone is None:
+        _check_random_backbone(model)
+    if experiment.backbone in (None, RANDOM):
+        return model, None
+    return model, _on_host({"backbone": load_backbone(experiment.backbone, model)})
+
+
+def named_labels(classes: Classes, num_classes: int) -> Classes:
+    """The classes with holes for the labels that only the model has."""
+    holes = num_classes - len(classes)
+    return Classes(classes.names + (HOLE,) * holes, classes.category_ids + (None,) * holes)
+
+
+def _from_init(experiment: Experiment, classes: Classes) -> tuple[nn.Module, dict[str, np.ndarray]]:
+    if experiment.model is None:
+        found = from_pretrained(experiment.init, classes=classes, canvas="padded")
+        return found.model, _taken(experiment, found.model, found.params)
+    model = _with_classes(experiment, classes)
+    labels = named_labels(classes, model.num_classes)
+    found = from_pretrained(experiment.init, classes=labels)
+    return model, _taken(experiment, model, found.params)
+
+
+def _taken(experiment: Experiment, model: nn.Module, params: Mapping[str, Any]):
+    """What the table `load` takes of the parameters, each checked against the model."""
+    shapes, values = flatten(abstract_params(model)), _on_host(params)
+    table = lookup(experiment.load, shapes, default=True, what="load")
+    paths = [path for path in shapes if table[path]]
+    wrong = [p for p in paths if p not in values or values[p].shape != shapes[p].shape]
+    if wrong:
+        raise UserError(
+            f"{experiment.init} does not fit the config's model: {len(wrong)} parameters, such "
+            f"as {wrong[0]}, are missing there or have another shape. Use a config of the same "
+            'model, or add load=[("PATTERN", False)] for parts that shall start afresh'
+        )
+    return {path: values[path] for path in paths}
+
+
+def _on_host(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {path: np.asarray(value) for path, value in flatten(params).items()}
+
+
+def _with_classes(experiment: Experiment, classes: Classes) -> nn.Module:
+    model, wanted = experiment.model, len(classes)
+    if model.num_classes == 0:
+        return dataclasses.replace(model, num_classes=wanted)
+    # Raw category ids may end before the model's labels do.
+    enough = experiment.data.numbering == "raw" and model.num_classes > wanted
+    if model.num_classes != wanted and not enough:
+        some = ", ".join(classes.names[:6]) + (", …" if wanted > 6 else "")
+        raise UserError(
+            f"the model has {model.num_classes} classes and the data set {wanted} ({some}): set "
+            f"model.num_classes={wanted}, or 0 to follow the data set"
+        )
+    return model
+
+
+def _check_random_backbone(model: nn.Module) -> None:
+    if any(path.endswith("/var") for path in flatten(abstract_params(model))):
+        raise UserError(
+            "the backbone has frozen batch normalisation, which cannot be trained from random "
+            "weights: give ImageNet's with backbone=FILE (torchvision's resnet50, for example), "
+            "a whole detector with init=..., or backbone=random to train without all the same"
+        )
