@@ -8,18 +8,15 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-import numpy as np
-
-from jaxseg.data.batching import by_area, choose_buckets, collate
+from jaxseg.data.batching import by_area, collate
 from jaxseg.data.dataset import Dataset, Example
-from jaxseg.data.edits import Size, apply, final_size
-from jaxseg.data.epochs import EMPTY, EpochPlan, plan_epoch
+from jaxseg.data.edits import Size, apply
+from jaxseg.data.epochs import EMPTY
+from jaxseg.data.schedule import Place, Schedule
 from jaxseg.data.transforms import Transform
 from jaxseg.errors import UserError
 from jaxseg.structures import Batch
 
-# Any index that no image has: the generator of an epoch's order.
-_ORDER = 2**63
 _REPLACEMENTS = 20
 
 
@@ -60,6 +57,7 @@ class Loader:
 
     Attributes:
       steps_per_epoch: batches of an epoch.
+      buckets: the canvases, smallest first.
       dropped: objects left out for want of slots, so far.
       skipped: messages of the images skipped so far.
 
@@ -86,37 +84,34 @@ class Loader:
         masks: bool = False,
         on_error: Literal["raise", "skip"] = "raise",
     ):
-        self._drop_last = repeat if drop_last is None else drop_last
-        if not len(dataset):
-            raise UserError("the data set has no images: there is nothing to load")
         if batch_size < 1 or batch_size % process_count:
             raise UserError(
                 f"the batch of {batch_size} images does not divide over {process_count} processes; "
                 f"choose a multiple of {process_count}"
             )
-        if repeat and not self._drop_last:
-            raise ValueError("repeat=True needs drop_last=True: epochs must be of one length")
-        if not 0 <= seed < 2**32:
-            raise UserError(f"seed must be a whole number from 0 to 2**32 - 1; got {seed}")
-        self.dataset, self.buckets = dataset, by_area(buckets)
-        self._batch_size, self._transform = batch_size, transform
-        self._max_targets, self._seed, self._masks = max_targets, seed, masks
+        self._schedule = Schedule(
+            dataset.sizes,
+            dataset.image_ids,
+            transform=transform,
+            buckets=by_area(buckets),
+            batch_size=batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            repeat=repeat,
+            drop_last=repeat if drop_last is None else drop_last,
+        )
+        self.dataset, self._transform = dataset, transform
+        self._max_targets, self._masks, self._workers = max_targets, masks, workers
         local = batch_size // process_count
         self._ours = slice(process_index * local, (process_index + 1) * local)
-        self._workers, self._shuffle, self._repeat = workers, shuffle, repeat
-        self._skip = on_error == "skip"
+        self._repeat, self._skip = repeat, on_error == "skip"
         self.dropped, self.skipped = 0, []
-        self._plans: dict[int, EpochPlan] = {}
-        self._check_some_sizes()
-        self.steps_per_epoch = len(self._plan(0).buckets)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_plans": {}}
+        self.steps_per_epoch = self._schedule.steps_per_epoch
+        self.buckets = self._schedule.buckets
 
     def bucket(self, step: int) -> Size:
         """The canvas (h, w) of a step."""
-        plan, position = self._locate(step)
-        return self.buckets[plan.buckets[position]]
+        return self.buckets[self._schedule.locate(step).bucket]
 
     def batch(self, step: int) -> Batch:
         """This process's rows of a step's batch; numpy arrays, uint8 images.
@@ -183,14 +178,12 @@ class Loader:
         return loaded.batch
 
     def _load(self, step: int) -> Loaded:
-        epoch = step // self.steps_per_epoch
-        plan, position = self._locate(step)
-        bucket, skipped = plan.buckets[position], []
-        examples, indices = [], []
-        for index in plan.rows[position, self._ours].tolist():
+        place = self._schedule.locate(step)
+        examples, indices, skipped = [], [], []
+        for index in place.rows[self._ours].tolist():
             example = None
             if index != EMPTY:
-                example, index = self._read(index, epoch, bucket, skipped)
+                example, index = self._read(index, place, skipped)
             examples.append(example)
             indices.append(index)
         beyond = [(e.file_name, len(e.labels) - self._max_targets) for e in examples if e]
@@ -198,31 +191,26 @@ class Loader:
             examples,
             indices,
             [(0, 0) if i == EMPTY else tuple(self.dataset.sizes[i]) for i in indices],
-            self.buckets[bucket],
+            self.buckets[place.bucket],
             self._max_targets,
             self._masks,
         )
         return Loaded(batch, [(name, n) for name, n in beyond if n > 0], skipped)
 
-    def _read(
-        self, index: int, epoch: int, bucket: int, skipped: list[str]
-    ) -> tuple[Example | None, int]:
+    def _read(self, index: int, place: Place, skipped: list[str]) -> tuple[Example | None, int]:
         """An augmented example, or what stands in for it if it cannot be read."""
         try:
-            return self._example(index, epoch), index
+            return self._example(index, place.epoch), index
         except UserError as error:
             if not self._skip:
                 raise
             skipped.append(str(error))
         if not self._repeat:
             return None, EMPTY
-        # Any image of this epoch on the same canvas will do; which one depends on `index` alone.
-        plan = self._plan(epoch)
-        others = plan.rows[plan.buckets == bucket].ravel()
-        others = np.roll(others, -int(np.argmax(others == index)))[: _REPLACEMENTS + 1]
-        for other in others[others != index].tolist():
+        # Which image takes the place depends on `index` and the epoch alone.
+        for other in self._schedule.companions(index, place)[:_REPLACEMENTS]:
             try:
-                return self._example(other, epoch), other
+                return self._example(other, place.epoch), other
             except UserError as error:
                 skipped.append(str(error))
         raise UserError(f"too many images cannot be read; the last said: {skipped[-1]}")
@@ -230,67 +218,8 @@ class Loader:
     def _example(self, index: int, epoch: int) -> Example:
         example = self.dataset[index]
         example = example.select(~example.iscrowd)
-        edits = self._transform.draw(example.size, self._rng(epoch, index))
+        edits = self._transform.draw(example.size, self._schedule.rng(epoch, index))
         return apply(edits, example)
-
-    def _locate(self, step: int) -> tuple[EpochPlan, int]:
-        epoch, position = divmod(step, self.steps_per_epoch)
-        if step < 0 or (epoch and not self._repeat):
-            raise IndexError(f"step must be in 0..{self.steps_per_epoch - 1}; got {step}")
-        return self._plan(epoch), position
-
-    def _plan(self, epoch: int) -> EpochPlan:
-        plan = self._plans.get(epoch)
-        if plan is None:
-            plan = self._make_plan(epoch)
-            # Threads of the loader may stand on both sides of an epoch's end.
-            self._plans = {**{e: p for e, p in self._plans.items() if e == epoch - 1}, epoch: plan}
-        return plan
-
-    def _make_plan(self, epoch: int) -> EpochPlan:
-        n, rng = len(self.dataset), self._rng(epoch, _ORDER)
-        order = rng.permutation(n) if self._shuffle else np.arange(n)
-        plan = plan_epoch(
-            order, self._bucket_of(epoch), self.buckets, self._batch_size, self._drop_last
-        )
-        if not self._shuffle:
-            return plan
-        # Buckets must not come one after the other.
-        shuffled = rng.permutation(len(plan.buckets))
-        return EpochPlan(plan.rows[shuffled], plan.buckets[shuffled])
-
-    def _bucket_of(self, epoch: int) -> np.ndarray:
-        n = len(self.dataset)
-        if len(self.buckets) == 1:
-            return np.zeros(n, np.int64)
-        return self._fitting(range(n), epoch)
-
-    def _check_some_sizes(self) -> None:
-        # With one bucket a plan needs no sizes; a canvas that is too small should not wait to
-        # show until its image's turn comes.
-        _, first = np.unique(self.dataset.sizes, axis=0, return_index=True)
-        self._fitting(first.tolist(), 0)
-
-    def _fitting(self, indices: Sequence[int], epoch: int) -> np.ndarray:
-        sizes = np.asarray([self._size(i, epoch) for i in indices])
-        chosen = choose_buckets(sizes, self.buckets)
-        if (chosen < 0).any():
-            at = int(np.argmin(chosen))
-            height, width = sizes[at]
-            raise UserError(
-                f"image {self.dataset.image_ids[indices[at]]!r} becomes {height} x {width} (height "
-                f"x width) and fits none of the buckets {self.buckets}; add a larger bucket or "
-                "resize to a smaller size"
-            )
-        return chosen
-
-    def _size(self, index: int, epoch: int) -> Size:
-        size = tuple(map(int, self.dataset.sizes[index]))
-        return final_size(self._transform.draw(size, self._rng(epoch, index)), size)
-
-    def _rng(self, epoch: int, index: int) -> np.random.Generator:
-        key = np.asarray([(self._seed << 32) + epoch, index], np.uint64)
-        return np.random.Generator(np.random.Philox(key=key))
 
 
 def _parse_no_flags() -> None:
