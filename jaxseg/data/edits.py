@@ -57,10 +57,17 @@ class Flip:
         masks = example.masks
         return dataclasses.replace(
             example,
-            image=np.flip(example.image, array_axis),
+            image=self._mirrored(example.image),
             boxes=boxes,
             masks=None if masks is None else np.flip(masks, array_axis + 1),
         )
+
+    def _mirrored(self, image: np.ndarray) -> np.ndarray:
+        if self.axis == "vertical":
+            return image[::-1]
+        # Pillow mirrors pixels whole; NumPy would copy them later byte by byte.
+        picture = Image.fromarray(image).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return np.asarray(picture)
 
 
 @dataclass(frozen=True)
