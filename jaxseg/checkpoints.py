@@ -267,7 +267,7 @@ def _assemble(source, origin, num_classes, classes, overrides) -> Pretrained:
         kwargs["num_classes"] = wanted
     model = native.build_model(source.name, kwargs, origin)
     fresh: set[str] = set()
-    if _other_classes(stored, model, source.classes, classes):
+    if wanted is not None and _other_classes(stored, model, source.classes, classes):
         fresh = class_head(source.name, kwargs)
         _say_fresh(origin, stored, model, fresh)
     shapes = flatten(abstract_params(model))

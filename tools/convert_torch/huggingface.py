@@ -29,12 +29,12 @@ RENAMED = {
 }
 # Fields with the only values that the builders reproduce.
 FIXED = {
-    "num_channels": (3, None),
+    "num_channels": (3,),
     "encoder_layerdrop": (0,),
     "decoder_layerdrop": (0,),
     "scale_embedding": (False,),
     "tie_word_embeddings": (True, False),
-    "use_pretrained_backbone": (True, False, None),
+    "use_pretrained_backbone": (True, False),
 }
 # The dropouts inside attention and feed-forward act in training only, where DETR's own recipe
 # uses one rate for all; the costs and coefficients are the criterion's.
@@ -77,15 +77,18 @@ NAMES = {
 def read_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any], Classes]:
     """A `DetrForObjectDetection` config as a builder's name, its arguments and the classes.
 
+    A null stands for what transformers assumes, as it does there.
+
     Raises:
       UserError: another model, or a field whose value cannot be reproduced, by name.
     """
+    config = {name: value for name, value in config.items() if value is not None}
     if config.get("model_type") != "detr":
         raise UserError(
             f"model_type must be 'detr'; got {config.get('model_type')!r}, which is another model "
             "and is not loaded as DETR"
         )
-    architectures = config.get("architectures") or ["DetrForObjectDetection"]
+    architectures = config.get("architectures", ["DetrForObjectDetection"])
     _require("architectures", architectures, [["DetrForObjectDetection"]])
     for name, allowed in FIXED.items():
         _require(name, config.get(name, allowed[0]), allowed)
