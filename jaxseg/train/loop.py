@@ -213,7 +213,8 @@ class Trainer:
         self._metrics.write(done, values | rates)
 
     def _stop_for(self, done: int, report: Report, index: np.ndarray) -> None:
-        terms = [name for name, value in report.metrics.items() if not math.isfinite(value)]
+        losses = {name: value for name, value in report.metrics.items() if name != "grad_norm"}
+        terms = [name for name, value in losses.items() if not math.isfinite(value)]
         finite = report.finite_gradients.tolist()
         gradients = [path for path, ok in zip(self._trainable, finite, strict=True) if not ok]
         ids = [self._image_ids[i] for i in index.tolist()]

@@ -1,0 +1,104 @@
+import re
+
+import pytest
+
+import jaxseg_configs
+from jaxseg import models
+from jaxseg.data.transforms import detr_augmentation
+from jaxseg.errors import UserError
+from jaxseg.parallel.rules import lookup
+from jaxseg.params import abstract_params, flatten
+from jaxseg.train.configs import config_names, load_config
+from jaxseg.train.describe import describe
+from jaxseg.train.overrides import apply_overrides
+
+NAMES = config_names()
+COCO = [name for name in NAMES if name.endswith("_coco")]
+
+
+def test_every_config_is_listed_and_no_shared_part_is():
+    assert set(NAMES) >= {
+        *("detr/r50_coco", "detr/r50_dc5_coco", "detr/r101_coco", "detr/r101_dc5_coco"),
+        *("detr/bccd", "detr/finetune", "detr/synthetic"),
+    }
+    assert not [name for name in NAMES if "_recipe" in name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_docstring_has_command_hardware_and_result(name):
+    module = __import__(f"{jaxseg_configs.__name__}.{name.replace('/', '.')}", fromlist=["x"])
+    assert f"jaxseg train {name}" in module.__doc__
+    assert "Hardware: " in module.__doc__
+    assert "Expected: " in module.__doc__
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_rule_of_a_config_matches_its_model(name):
+    experiment = load_config(name)
+    model = experiment.model or models.detr.r50()
+    paths = flatten(abstract_params(model))
+    assert lookup(experiment.sharding, paths, what="sharding")
+    trainable = experiment.optimizer.trainable(paths)
+    experiment.optimizer.build(experiment.schedule.build(1000), paths)
+    assert not [path for path in trainable if path.endswith(("/mean", "/var"))]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "detr/finetune"])
+def test_the_model_of_a_config_can_be_built_again_by_name(name):
+    model = apply_overrides(load_config(name), ["model.num_classes=9"]).model
+    builder, arguments = describe(model)
+    assert models.build(builder, **arguments) == model
+
+
+@pytest.mark.parametrize("name", COCO)
+def test_the_papers_recipe(name):
+    experiment = load_config(name)
+    optimizer = experiment.optimizer
+    paths = flatten(abstract_params(experiment.model))
+    trainable = optimizer.trainable(paths)
+    stem = ("backbone/conv1", "backbone/layer1_", "backbone/norm1")
+    assert not [p for p in trainable if p.startswith(stem) or re.search("backbone/.*norm", p)]
+    assert "backbone/layer2_0/conv1/kernel" in trainable
+    rates = lookup(optimizer.learning_rates, paths, default=1.0)
+    assert rates["backbone/layer4_0/conv1/kernel"] * optimizer.learning_rate == pytest.approx(1e-5)
+    assert rates["query_embed/embedding"] * optimizer.learning_rate == pytest.approx(1e-4)
+    assert (optimizer.weight_decay, optimizer.decays, optimizer.clip_norm) == (1e-4, (), 0.1)
+    assert (experiment.epochs, experiment.data.batch_size) == (500.0, 64)
+    assert experiment.data.transform == detr_augmentation()
+    factor = experiment.schedule.build(500 * 10)
+    assert (float(factor(3999)), float(factor(4000))) == (1.0, pytest.approx(0.1))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_canvases_are_multiples_of_the_stride(name):
+    experiment = load_config(name)
+    stride = 32 if experiment.model is None else experiment.model.stride
+    assert not [b for b in experiment.data.buckets if b[0] % stride or b[1] % stride]
+
+
+def test_a_config_may_be_a_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("from jaxseg_configs.detr.synthetic import experiment\n")
+    assert load_config(str(path)) == load_config("detr/synthetic")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "no config file .*mine.py.*detr/r50_coco"),
+        ("def experiment(:\n", "mine.py, line 1"),
+        ("x = 1\n", r"must define `experiment\(\)`"),
+        ("def experiment():\n    return 3\n", r"must define `experiment\(\)`"),
+    ],
+)
+def test_a_file_without_an_experiment_is_an_error(tmp_path, text, message):
+    path = tmp_path / "mine.py"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(str(path))
+
+
+def test_an_unknown_name_lists_those_there_are():
+    with pytest.raises(UserError, match=r"did you mean detr/r50_coco\?.*detr/bccd, detr/finetune"):
+        load_config("detr/r50_cocco")

@@ -1,0 +1,31 @@
+import dataclasses
+
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+
+from jaxseg import models
+from jaxseg.errors import UserError
+from jaxseg.train.describe import describe
+
+
+@pytest.mark.parametrize("name", sorted(models.MODELS))
+def test_every_builder_is_found_again(name):
+    assert describe(models.build(name, num_classes=7, canvas="padded"))[0] == name
+
+
+def test_overridden_parts_are_described_and_how_a_run_computes_is_not():
+    model = models.detr.tiny(dtype=jnp.bfloat16, remat=True)
+    decoder = dataclasses.replace(model.decoder, num_layers=2)
+    assert describe(dataclasses.replace(model, decoder=decoder)) == (
+        "detr.tiny",
+        {"decoder_layers": 2},
+    )
+
+
+def test_a_model_that_no_builder_makes_is_an_error():
+    model = models.detr.tiny()
+    odd = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, feedforward=7))
+    for wrong in (odd, nn.Dense(3)):
+        with pytest.raises(UserError, match="cannot be built by any of the named builders"):
+            describe(wrong)

@@ -1,0 +1,120 @@
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxseg.parallel.mesh import MeshShape
+from jaxseg.train import loop
+from jaxseg.train.checkpoint import Checkpoints
+from jaxseg.train.loop import NonFiniteError, Plan, Trainer
+from jaxseg.train.metrics import MetricsLog
+from tests.train.small import QUICK, Batches, Parts
+
+
+@pytest.fixture(autouse=True)
+def _compiles_quickly(monkeypatch):
+    plain, options = jax.jit, {"compiler_options": QUICK}
+    monkeypatch.setattr(loop.jax, "jit", lambda f, **kw: plain(f, **kw | options))
+
+
+class Poisoned(Batches):
+    """One batch whose second image's first box is not a number."""
+
+    def iterate(self, start_step, num_steps=None):
+        for step, batch in enumerate(super().iterate(start_step, num_steps), start_step):
+            if step == 5:
+                boxes = batch.targets.boxes.copy()
+                boxes[1], batch.targets.mask[1] = np.nan, True
+                batch = batch.replace(targets=batch.targets.replace(boxes=boxes))
+            yield batch
+
+
+def run(tmp_path, loader, evaluate=None, **plan):
+    parts, mesh = Parts(), MeshShape().build(jax.devices()[:1])
+    checkpoints, metrics = Checkpoints(tmp_path / "checkpoints"), MetricsLog(tmp_path)
+    plan = {"num_steps": 6, "batch_size": loader.rows, "checkpoint_every": 2} | plan
+    trainer = Trainer(
+        parts.step,
+        Plan(**plan),
+        mesh,
+        checkpoints,
+        metrics,
+        trainable=parts.trainable,
+        image_ids=[f"image-{i}" for i in range(1000)],
+        learning_rate=lambda step: 0.5**step,
+        evaluate=evaluate,
+    )
+    try:
+        state = jax.device_put(parts.state(), NamedSharding(mesh, PartitionSpec()))
+        return trainer.run(state, loader), checkpoints
+    finally:
+        metrics.close()
+        checkpoints.close()
+
+
+def lines(tmp_path):
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_loss_that_is_not_finite_names_terms_gradients_and_images(tmp_path):
+    with pytest.raises(NonFiniteError) as caught:
+        run(tmp_path, Poisoned(), num_steps=9)
+    text = str(caught.value)
+    assert "step 6" in text
+    assert "losses loss, loss_bbox, loss_giou" in text
+    assert "bbox_embed/kernel" in text
+    assert "'image-40', 'image-41', 'image-42'" in text
+    assert "Checkpoint 4 stands" in text
+    saved = sorted(path.name for path in (tmp_path / "checkpoints" / "latest").iterdir())
+    assert saved == ["2", "4"]
+
+
+def test_each_canvas_is_compiled_once_and_said(tmp_path, capsys):
+    run(tmp_path, Batches(rows=2, sizes=(32, 16)))
+    said = [line for line in capsys.readouterr().err.splitlines() if "compiling" in line]
+    assert len(said) == 2
+    assert "canvases of 32 × 32" in said[0]
+    assert "canvases of 16 × 16" in said[1]
+
+
+def test_evaluation_runs_on_time_and_the_best_is_kept(tmp_path, capsys):
+    values = {2: 0.5, 4: 0.9, 6: 0.7}
+    asked = []
+
+    def evaluate(params, step):
+        asked.append(step)
+        assert "class_embed" in params
+        return {"AP": values[step]}
+
+    _, checkpoints = run(tmp_path, Batches(rows=2), evaluate, evaluate_every=2)
+    assert asked == [2, 4, 6]
+    assert checkpoints.best_step == 4
+    assert [line["eval/AP"] for line in lines(tmp_path) if "eval/AP" in line] == [0.5, 0.9, 0.7]
+    assert "step 4: AP 0.900 (best so far)" in capsys.readouterr().err
+
+
+def test_metrics_are_written_every_so_many_steps_and_at_the_end(tmp_path):
+    run(tmp_path, Batches(rows=2), num_steps=7, log_every=3)
+    written = lines(tmp_path)
+    assert [line["step"] for line in written] == [3, 6, 7]
+    assert [line["learning_rate"] for line in written] == [0.5**2, 0.5**5, 0.5**6]
+    assert {"loss", "loss_ce", "grad_norm", "images_per_second"} <= written[0].keys()
+
+
+def test_a_signal_stops_after_the_step_with_everything_saved(tmp_path):
+    class Interrupting(Batches):
+        def iterate(self, start_step, num_steps=None):
+            for step, batch in enumerate(super().iterate(start_step, num_steps)):
+                if step == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+                yield batch
+
+    outcome, checkpoints = run(tmp_path, Interrupting(rows=2), checkpoint_every=None)
+    assert outcome.interrupted == "SIGINT"
+    assert checkpoints.latest_step == int(outcome.state.step) == 3
+    assert len(lines(tmp_path)) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,51 @@
+import json
+import socket
+
+import numpy as np
+import pytest
+
+from tests.train.processes import start_worker
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+def run_two(workdir, *arguments):
+    port = free_port()
+    both = [start_worker(workdir, "--process", i, port, *arguments, devices=2) for i in range(2)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], "\n".join(said)
+    return said
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
+    process = start_worker(one, devices=4)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    run_two(two)
+    return one, two
+
+
+def test_two_processes_train_as_one_does(folders):
+    one, two = folders
+    for a, b in zip(lines(one), lines(two), strict=True):
+        assert a.keys() == b.keys()
+        for name in a.keys() - {"images_per_second"}:
+            np.testing.assert_allclose(b[name], a[name], rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+def test_what_two_processes_saved_one_resumes(folders):
+    _, two = folders
+    process = start_worker(two, devices=1)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, said
+    assert "at 24" in said
