@@ -126,11 +126,15 @@ def test_verify_names_the_block_of_a_damaged_file(saved, tmp_path, capsys):
     assert "first drift: DRIFT  encoder/layer_1 " in output
 
 
+def said(capsys):
+    return " ".join(capsys.readouterr().err.split())  # wherever the paragraph was wrapped
+
+
 def test_verify_says_what_it_cannot_check(saved, tmp_path, capsys):
     assert cli.main(["verify", str(tmp_path)]) == 2
-    assert "no config.json of jaxseg" in capsys.readouterr().err
+    assert "no config.json of jaxseg" in said(capsys)
     folder = tmp_path / "bare"
     shutil.copytree(saved, folder)
     (folder / "probe.json").unlink()
     assert cli.main(["verify", str(folder)]) == 2
-    assert "saved without a probe" in " ".join(capsys.readouterr().err.split())
+    assert "saved without a probe" in said(capsys)

@@ -20,11 +20,7 @@ from jaxseg_convert_torch import (
 from jaxseg_convert_torch.table import Table, rename
 from tests.small_detr import assert_same, drawn, small
 
-MODELS = {
-    "plain": {},
-    "learned positions": {"position": "learned"},
-    "bottlenecks": {"depth": 50},
-}
+MODELS = {"basic blocks": {"position": "learned"}, "bottlenecks": {"depth": 50}}
 
 
 @pytest.mark.parametrize("table", ["detr", "detr.huggingface", "detr.huggingface_resnet"])
@@ -39,7 +35,9 @@ def test_every_detr_table_is_undone_bit_for_bit(table, fields):
     assert_same(revert(TABLES[table], converted.params, converted.origin), state)
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50, pytest.param(101, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "depth", [18, 50, *(pytest.param(d, marks=pytest.mark.slow) for d in (34, 101))]
+)
 def test_the_resnet_table_is_undone_bit_for_bit(depth):
     model = resnet(depth)
     params = drawn(model)
