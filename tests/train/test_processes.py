@@ -13,9 +13,12 @@ def free_port():
         return listening.getsockname()[1]
 
 
-def run_two(workdir, *arguments):
+def run_two(workdir, *arguments_of_the_first):
     port = free_port()
-    both = [start_worker(workdir, "--process", i, port, *arguments, devices=2) for i in range(2)]
+    both = [
+        start_worker(workdir, "--process", i, port, *more, devices=2)
+        for i, more in enumerate((arguments_of_the_first, ()))
+    ]
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], "\n".join(said)
     return said
@@ -49,3 +52,10 @@ def test_what_two_processes_saved_one_resumes(folders):
     said = process.communicate(timeout=300)[0]
     assert process.returncode == 0, said
     assert "at 24" in said
+
+
+def test_sigterm_to_one_process_stops_both_with_everything_saved(tmp_path):
+    said = run_two(tmp_path, "--kill", "SIGTERM", 5, 0)
+    ends = [text.split("interrupted: preemption at ")[1].split()[0] for text in said]
+    assert ends[0] == ends[1]
+    assert (tmp_path / "checkpoints" / "latest" / ends[0]).is_dir()

@@ -1,0 +1,142 @@
+import json
+
+import jax
+import pytest
+
+from jaxseg.checkpoints import from_pretrained
+from jaxseg.cli import main
+from jaxseg.params import abstract_params, count
+from tests.train.processes import start
+
+CONFIG = """
+from jaxseg.checkpoints import ImageConfig
+from jaxseg.data.transforms import RandomFlip
+from jaxseg.models import detr
+from jaxseg.train.experiment import Data, Experiment
+from jaxseg.train.schedule import Schedule
+
+SHAPES = "synthetic:shapes?size=64&objects=2&count="
+
+
+def experiment():
+    return Experiment(
+        model=detr.tiny(
+            num_classes=0, width=16, num_heads=2, feedforward=32, encoder_layers=1,
+            decoder_layers=1, num_queries=5,
+        ),
+        data=Data(
+            train=SHAPES + "8&seed=0", val=SHAPES + "4&seed=1", batch_size=4, max_targets=4,
+            buckets=((64, 64),), transform=RandomFlip(),
+            image=ImageConfig(short_side=64, long_side=64),
+        ),
+        schedule=Schedule("cosine"),
+        steps=3,
+        evaluate_every=2,
+        checkpoint_every=1,
+        log_every=1,
+    )
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "small.py"
+    path.write_text(CONFIG)
+    return path
+
+
+def jaxseg(*arguments):
+    process = start("jaxseg", *arguments)
+    said = process.communicate(timeout=400)[0]
+    assert process.returncode == 0, said
+    return said
+
+
+def test_one_command_trains_evaluates_resumes_and_leaves_weights(config, tmp_path):
+    workdir = tmp_path / "run"
+    said = jaxseg("train", config, "ema.decay=0.5", "--workdir", workdir)
+    assert "steps    3 of 4 images, 2 an epoch" in said
+    assert "step 2: AP " in said
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [x["step"] for x in lines if "loss" in x] == [1, 2, 3]
+    assert [x["step"] for x in lines if "eval/AP50" in x] == [2, 3]
+
+    loaded = from_pretrained(workdir / "last")
+    assert loaded.classes.names[:2] == ("circle", "square")
+    assert (loaded.model.num_classes, loaded.model.decoder.num_layers) == (6, 1)
+    assert loaded.image.short_side == 64
+    assert count(loaded.params) == count(abstract_params(loaded.model))
+    assert (workdir / "best" / "model.safetensors").is_file()
+
+    said = jaxseg("train", config, "ema.decay=0.5", "steps=4", "--workdir", workdir)
+    assert "resuming at step 3 of 4" in said
+    assert "changed since: steps: 3 → 4" in said
+    said = jaxseg(
+        "train", config, f"init={workdir / 'last'}", "steps=1", "--workdir", tmp_path / "next"
+    )
+    assert "start from random weights" not in said
+
+
+def test_show_prints_every_setting(config, capsys):
+    assert main(["train", str(config), "epochs=7", "--show"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert "epochs = 7.0" in printed
+    assert "model.decoder.num_layers = 1" in printed
+
+
+def fails(capsys, tmp_path, *arguments):
+    """The command fails with one paragraph and leaves nothing behind; returns the paragraph."""
+    workdir = tmp_path / "failing"
+    assert main(["train", *map(str, arguments), "--workdir", str(workdir)]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    assert "\n\n" not in said.strip()
+    assert not workdir.exists()
+    return " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.batch_size=6 accumulate=4", "a batch of 6 does not divide"),
+        ("mesh.data=3", "does not cover 1 device(s)"),
+        ("model.num_classes=4", "the model has 4 classes and the data set 6 (circle, square"),
+        ("data.train=nowhere/train.json", "nowhere/train.json"),
+        ("data.train=synthetic:shapes?count=0", "count"),
+        ("data.buckets=((64,65),)", "multiples of the model's stride 32"),
+        ("data.buckets=((32,32),)", "fits none of the buckets"),
+        ("optimizer.frozen=[('backbonne',True)]", "'backbonne' in the table of optimizer.frozen"),
+        ("init=nowhere", "nowhere does not exist"),
+        ("log_every=0", "log_every must be above 0"),
+        ("matmul_precision=exact", "default, high, highest"),
+        ("model.decoder.feedforward=8", "cannot be built by any of the named builders"),
+        ("epoch=3", "did you mean epochs?"),
+    ],
+)
+@pytest.mark.skipif(jax.device_count() > 1, reason="the errors name the number of devices")
+def test_a_mistake_is_one_paragraph_and_writes_nothing(config, capsys, tmp_path, override, message):
+    assert message in fails(capsys, tmp_path, config, *override.split())
+
+
+def test_an_unknown_config_lists_those_there_are(capsys, tmp_path):
+    assert "detr/bccd, detr/finetune" in fails(capsys, tmp_path, "detr/nothing")
+
+
+def test_finetuning_asks_for_weights(config, capsys, tmp_path):
+    data = ("data.train=synthetic:shapes?count=8", "data.val=none")
+    assert "add init=FOLDER" in fails(capsys, tmp_path, "detr/finetune", *data)
+
+
+def test_a_frozen_backbone_asks_for_its_weights(capsys, tmp_path):
+    data = ("data.train=synthetic:shapes?count=64", "data.val=none", "data.workers=0")
+    classes = ("data.numbering=contiguous", "model.num_classes=0")
+    text = fails(capsys, tmp_path, "detr/r50_coco", *data, *classes)
+    assert "backbone=FILE" in text
+
+
+def test_resume_can_be_demanded_or_refused(config, capsys, tmp_path):
+    assert "no checkpoint to resume from" in fails(capsys, tmp_path, config, "--resume", "must")
+    (tmp_path / "run" / "checkpoints" / "latest" / "3").mkdir(parents=True)
+    again = ["train", str(config), "--workdir", str(tmp_path / "run"), "--resume", "never"]
+    assert main(again) == 2
+    assert "holds a run already" in capsys.readouterr().err
