@@ -47,7 +47,7 @@ def build(config):
         feedforward=config["dim_feedforward"],
         encoder_layers=config["enc_layers"],
         decoder_layers=config["dec_layers"],
-        dropout=config["dropout"],
+        dropout=float(config["dropout"]),
         activation=config["activation"],
         pre_norm=config["pre_norm"],
         position=config["position_embedding"],
@@ -61,10 +61,10 @@ def position(config) -> SinePosition:
     """The sine embedding of a case's config."""
     return SinePosition(
         features=2 * config["position_features_per_axis"],
-        temperature=(config["position_temperature"]["h"], config["position_temperature"]["w"]),
-        offset=config["position_offset"],
-        scale=config["position_scale"],
-        epsilon=config["position_eps"],
+        temperature=tuple(float(config["position_temperature"][axis]) for axis in "hw"),
+        offset=float(config["position_offset"]),
+        scale=float(config["position_scale"]),
+        epsilon=float(config["position_eps"]),
     )
 
 
@@ -145,10 +145,10 @@ def build_criterion(config, losses) -> SetCriterion:
             raise ValueError(f"weights differ between layers: {name}")
         weights[base] = float(weight) if base in asked else 0.0
     return SetCriterion(
-        classes=SoftmaxClasses(config["eos_coef"]),
-        cost_class=config["set_cost_class"],
-        cost_bbox=config["set_cost_bbox"],
-        cost_giou=config["set_cost_giou"],
+        classes=SoftmaxClasses(float(config["eos_coef"])),
+        cost_class=float(config["set_cost_class"]),
+        cost_bbox=float(config["set_cost_bbox"]),
+        cost_giou=float(config["set_cost_giou"]),
         **weights,
     )
 
