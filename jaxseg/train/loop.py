@@ -5,19 +5,20 @@ import dataclasses
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxseg.errors import UserError
-from jaxseg.parallel.shard import batch_sharding, global_batch
+from jaxseg.parallel.shard import global_batch
 from jaxseg.structures import Batch
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.interrupt import Interrupt
-from jaxseg.train.metrics import MetricsLog
+from jaxseg.train.metrics import EVALUATION, MetricsLog
 from jaxseg.train.progress import Progress
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import Report, Step
@@ -30,7 +31,7 @@ class NonFiniteError(UserError):
 class Batches(Protocol):
     """What the loop asks of a loader."""
 
-    def iterate(self, start_step: int, num_steps: int | None = None) -> Iterable[Batch]:
+    def iterate(self, start_step: int, num_steps: int | None = None) -> Generator[Batch]:
         """This process's rows of the batches of steps start, start + 1, …"""
 
 
@@ -145,7 +146,10 @@ class Trainer:
             show = Progress(plan.num_steps, start, plan.batch_size, plan.log_every, main)
             self._progress = stack.enter_context(show)
             step = CompiledStep(self._step, state, self._mesh, self._progress.say)
-            batches = iter(loader.iterate(start, plan.num_steps - start))
+            loading = loader.iterate(start, plan.num_steps - start)
+            batches = stack.enter_context(contextlib.closing(loading))
+            if self._missed_evaluation(start):
+                self._evaluate_now(start, state)
             for done in range(start + 1, plan.num_steps + 1):
                 rows = next(batches)
                 batch = global_batch(rows, self._mesh)
@@ -163,6 +167,19 @@ class Trainer:
                     return Outcome(state, reason)
         return Outcome(state)
 
+    def _missed_evaluation(self, start: int) -> bool:
+        """Whether the run was killed after saving step `start` and before evaluating it."""
+        if not start or self._evaluate is None or not self._due_evaluation(start):
+            return False
+        missed = self._metrics.evaluated != start
+        if jax.process_count() == 1:
+            return missed
+        # Only process 0 has the record, and all must agree.
+        return bool(multihost_utils.broadcast_one_to_all(np.asarray(missed)))
+
+    def _due_evaluation(self, done: int) -> bool:
+        return self._plan.due(self._plan.evaluate_every, done)
+
     def _asked_to_stop(self, interrupt: Interrupt, done: int) -> str | None:
         if self._checkpoints.reached_preemption(done):
             return "preemption"
@@ -170,7 +187,7 @@ class Trainer:
 
     def _after(self, done: int, state: TrainState, reason: str | None) -> None:
         plan = self._plan
-        evaluate = self._evaluate is not None and plan.due(plan.evaluate_every, done)
+        evaluate = self._evaluate is not None and self._due_evaluation(done)
         save = plan.due(plan.checkpoint_every, done) or reason is not None
         if not (evaluate or save):
             return
@@ -183,7 +200,7 @@ class Trainer:
 
     def _evaluate_now(self, done: int, state: TrainState) -> None:
         values = self._evaluate(state.averaged(), done)
-        self._metrics.write(done, values, "eval/")
+        self._metrics.write(done, values, EVALUATION)
         metric = self._plan.metric
         if metric not in values:
             raise UserError(
@@ -233,9 +250,3 @@ def _some(what: str, names: list[str], limit: int = 8) -> str:
         return f"no {what.split()[0]}"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return f"{what} {', '.join(names[:limit])}{more}"
-
-
-def batch_structs(batch: Batch, mesh: Mesh) -> Batch:
-    """The shapes of a global batch, laid out on the mesh, to compile ahead of time."""
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), batch)

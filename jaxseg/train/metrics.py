@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+EVALUATION = "eval/"
+
 
 class MetricsLog:
     """Appends to DIRECTORY/metrics.jsonl and DIRECTORY/tensorboard.
@@ -14,14 +16,18 @@ class MetricsLog:
       step: the step that the run resumes at. Lines of later steps, written by a process that
         was killed before its next checkpoint, are removed: they will be written again.
       enabled: only one process writes.
+
+    Attributes:
+      evaluated: the last step whose evaluation is on record.
     """
 
     def __init__(self, directory: str | Path, step: int = 0, *, enabled: bool = True):
         self.path = Path(directory) / "metrics.jsonl"
         self._file = self._board = None
+        self.evaluated: int | None = None
         if enabled:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_lines_after(self.path, step)
+            self.evaluated = _drop_lines_after(self.path, step)
             self._file = self.path.open("a", encoding="utf-8")
             self._board = _summary_writer(self.path.parent / "tensorboard", step)
 
@@ -47,19 +53,25 @@ class MetricsLog:
                 sink.close()
 
 
-def _drop_lines_after(path: Path, step: int) -> None:
+def _drop_lines_after(path: Path, step: int) -> int | None:
+    """Rewrite the file up to a step; returns the step of the last evaluation that stays."""
     if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+        return None
+    kept, evaluated = [], None
+    for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+            line = json.loads(text)
+            if line["step"] > step:
+                continue
         except (ValueError, KeyError):  # the line that was being written when the process died
             continue
+        kept.append(text + "\n")
+        if any(name.startswith(EVALUATION) for name in line):
+            evaluated = line["step"]
     partial = path.with_name(path.name + ".partial")
     partial.write_text("".join(kept), encoding="utf-8")
     partial.replace(path)
+    return evaluated
 
 
 def _summary_writer(directory: Path, step: int):

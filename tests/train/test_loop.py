@@ -35,7 +35,8 @@ class Poisoned(Batches):
 
 def run(tmp_path, loader, evaluate=None, **plan):
     parts, mesh = Parts(), MeshShape().build(jax.devices()[:1])
-    checkpoints, metrics = Checkpoints(tmp_path / "checkpoints"), MetricsLog(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    metrics = MetricsLog(tmp_path, checkpoints.latest_step or 0)
     plan = {"num_steps": 6, "batch_size": loader.rows, "checkpoint_every": 2} | plan
     trainer = Trainer(
         parts.step,
@@ -50,6 +51,7 @@ def run(tmp_path, loader, evaluate=None, **plan):
     )
     try:
         state = jax.device_put(parts.state(), NamedSharding(mesh, PartitionSpec()))
+        state = checkpoints.restore(state) or state
         return trainer.run(state, loader), checkpoints
     finally:
         metrics.close()
@@ -118,3 +120,22 @@ def test_a_signal_stops_after_the_step_with_everything_saved(tmp_path):
     assert checkpoints.latest_step == int(outcome.state.step) == 3
     assert len(lines(tmp_path)) == 3
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_evaluation_that_was_killed_is_made_up_for(tmp_path):
+    asked = []
+
+    def evaluate(params, step):
+        asked.append(step)
+        if asked == [2, 4]:
+            raise KeyboardInterrupt
+        return {"AP": step / 10}
+
+    plan = {"evaluate_every": 2, "num_steps": 8}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Batches(rows=2), evaluate, **plan)
+    run(tmp_path, Batches(rows=2), evaluate, **plan)
+    assert asked == [2, 4, 4, 6, 8]
+    run(tmp_path, Batches(rows=2), evaluate, **plan)  # there is nothing left to do
+    assert asked == [2, 4, 4, 6, 8]
+    assert [line["step"] for line in lines(tmp_path) if "eval/AP" in line] == [2, 4, 6, 8]
