@@ -76,7 +76,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             subparser.formatter_class = argparse.RawDescriptionHelpFormatter
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    # argparse fills a list of positionals once: what follows an option comes back as unknown.
+    if rest and "overrides" in args and not any(word.startswith("-") for word in rest):
+        args.overrides += rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if "run" not in args:
         parser.print_help()
     return args

@@ -136,3 +136,18 @@ def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, tmp_path):
     assert cli.cache_directory() == tmp_path / "jaxseg"
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "mine"))
     assert cli.cache_directory() == tmp_path / "mine"
+
+
+def test_overrides_may_stand_before_and_after_options(capsys):
+    arguments = ("epochs=3", "--show", "data.batch_size=5")
+    assert cli.main(["train", "detr/synthetic", *arguments]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert "epochs = 3.0" in shown
+    assert "data.batch_size = 5" in shown
+
+
+def test_an_unknown_option_after_the_overrides_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "detr/synthetic", "epochs=3", "--shwo"])
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: --shwo" in capsys.readouterr().err

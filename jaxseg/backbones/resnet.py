@@ -76,6 +76,7 @@ class ResNet(nn.Module):
       dilation: the last stage keeps its resolution (DETR's DC5): its first block is plain with
         stride 1, later blocks dilate by 2.
       stages: which outputs are returned, finest first.
+      width: channels of the stem; every stage doubles them.
       norm: `FrozenBatchNorm`, or `GroupNorm` for training from random weights.
     """
 
@@ -83,6 +84,7 @@ class ResNet(nn.Module):
     bottleneck: bool = True
     dilation: bool = False
     stages: Sequence[int] = (3,)
+    width: int = 64
     norm: Callable[..., nn.Module] = FrozenBatchNorm
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -103,7 +105,7 @@ class ResNet(nn.Module):
         Without, padding is content after the first normalisation, as in the originals.
         """
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = Conv(64, 7, 2, **dtypes, name="conv1")(zero_padding(pixels, mask))
+        x = Conv(self.width, 7, 2, **dtypes, name="conv1")(zero_padding(pixels, mask))
         mask = _halve(mask)
         x = nn.relu(self.norm(**dtypes, name="norm1")(x, mask))
         x = zero_padding(x, mask)  # after ReLU zero serves as minus infinity
@@ -116,7 +118,7 @@ class ResNet(nn.Module):
                 stride = 2 if i == 0 and stage > 0 and not dilate else 1
                 after = _halve(mask) if stride == 2 else mask
                 x = Block(
-                    64 * 2**stage,
+                    self.width * 2**stage,
                     self.bottleneck,
                     stride,
                     dilation=2 if dilate and i > 0 else 1,

@@ -30,6 +30,7 @@ def open_synthetic(
     size: int = 128,
     vary: float = 0.0,
     objects: int = 6,
+    classes: int = len(SHAPES),
     masks: bool = False,
 ) -> "Synthetic":
     """Open `synthetic:shapes`.
@@ -42,6 +43,7 @@ def open_synthetic(
       size: sides of an image in pixels.
       vary: each side is drawn from size · (1 ± vary).
       objects: at most so many in an image; at least one.
+      classes: the first so many of `SHAPES` occur; fewer are sooner learned.
       masks: whether examples carry object masks.
     """
     if location != "shapes":
@@ -51,13 +53,14 @@ def open_synthetic(
         "size": size >= 32,
         "vary": 0 <= vary < 1,
         "objects": objects > 0,
+        "classes": 1 <= classes <= len(SHAPES),
     }
     if wrong := [name for name, fine in limits.items() if not fine]:
         raise UserError(
-            f"synthetic:shapes needs count ≥ 1, size ≥ 32, 0 ≤ vary < 1, objects ≥ 1; wrong is "
-            f"{', '.join(wrong)}"
+            "synthetic:shapes needs count ≥ 1, size ≥ 32, 0 ≤ vary < 1, objects ≥ 1, "
+            f"1 ≤ classes ≤ {len(SHAPES)}; wrong is {', '.join(wrong)}"
         )
-    return Synthetic(count, seed, size, vary, objects, masks, numbering)
+    return Synthetic(count, seed, size, vary, objects, masks, numbering, SHAPES[:classes])
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,11 @@ class Synthetic:
     objects: int
     masks: bool
     numbering: Numbering = "contiguous"
+    shapes: tuple[str, ...] = SHAPES
 
     @cached_property
     def classes(self) -> Classes:
-        categories = [{"id": n, "name": name} for n, name in enumerate(SHAPES, 1)]
+        categories = [{"id": n, "name": name} for n, name in enumerate(self.shapes, 1)]
         return Classes.from_categories(categories, self.numbering)
 
     @cached_property
@@ -95,7 +99,7 @@ class Synthetic:
         index %= self.count
         rng = self._rng(index)
         size = _size(rng, self.side, self.vary)
-        image, masks, kinds, caption = draw_scene(size, self.objects, rng)
+        image, masks, kinds, caption = draw_scene(size, self.objects, rng, self.shapes)
         labels = [self.classes.label_of[kind + 1] for kind in kinds]
         return Example(
             image=image,
@@ -148,12 +152,12 @@ class Synthetic:
 
 
 def draw_scene(
-    size: Size, most: int, rng: np.random.Generator
+    size: Size, most: int, rng: np.random.Generator, shapes: Sequence[str] = SHAPES
 ) -> tuple[np.ndarray, np.ndarray, list[int], str]:
     """A picture with one to `most` objects.
 
     Returns:
-      uint8 (h, w, 3); bool (n, h, w) visible masks; the index in `SHAPES` of each; a caption.
+      uint8 (h, w, 3); bool (n, h, w) visible masks; the index in `shapes` of each; a caption.
     """
     base = rng.integers(len(COLOURS))
     canvas = ground(size, COLOURS[list(COLOURS)[base]], rng)
@@ -161,11 +165,11 @@ def draw_scene(
     visible = np.zeros((0, *size), bool)
     whole, kinds, words = [], [], []
     for _ in range(wanted):
-        kind = int(rng.integers(len(SHAPES)))
+        kind = int(rng.integers(len(shapes)))
         # Never the colour of the ground: an object must show.
         shade = int((base + rng.integers(1, len(COLOURS))) % len(COLOURS))
         texture = TEXTURES[rng.integers(len(TEXTURES))]
-        placed = _place(kind, size, visible, whole, rng)
+        placed = _place(shapes[kind], size, visible, whole, rng)
         if placed is None:
             continue
         window, alpha = placed
@@ -177,13 +181,13 @@ def draw_scene(
         visible = np.concatenate([visible & ~mask, mask])
         whole.append(mask.sum())
         kinds.append(kind)
-        words.append(f"a {colour} {texture} {SHAPES[kind]}")
+        words.append(f"a {colour} {texture} {shapes[kind]}")
     image = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
     return image, visible, kinds, _sentence(words)
 
 
 def _place(
-    kind: int, size: Size, visible: np.ndarray, whole: list[int], rng: np.random.Generator
+    shape: str, size: Size, visible: np.ndarray, whole: list[int], rng: np.random.Generator
 ) -> tuple[tuple[slice, slice], np.ndarray] | None:
     """Window and coverage of an object where it hides none of the others too far, or None."""
     for _ in range(TRIES):
@@ -196,7 +200,7 @@ def _place(
         )
         inside = [c - start for c, start in zip(centre, low, strict=True)]
         extent = tuple(part.stop - part.start for part in window)
-        alpha = outline(SHAPES[kind], inside, radius, rng.uniform(0, 2 * np.pi), extent)
+        alpha = outline(shape, inside, radius, rng.uniform(0, 2 * np.pi), extent)
         hidden = (visible[:, *window] & (alpha > 0.5)).sum((1, 2))
         if (visible.sum((1, 2)) - hidden >= VISIBLE * np.asarray(whole, float)).all():
             return window, alpha

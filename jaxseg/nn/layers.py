@@ -84,6 +84,9 @@ class GroupNorm(nn.Module):
     """Group normalisation that can leave padding out of its statistics (in float32).
 
     Stands where `FrozenBatchNorm` does, for training from random weights.
+
+    Attributes:
+      groups: at most; a group has two channels or more.
     """
 
     groups: int = 32
@@ -96,7 +99,8 @@ class GroupNorm(nn.Module):
         self, x: Float[Array, "b h w c"], mask: Bool[Array, "b h w"] | None = None
     ) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
-        grouped = x.astype(jnp.float32).reshape(b, h, w, self.groups, c // self.groups)
+        groups = max(1, min(self.groups, c // 2))
+        grouped = x.astype(jnp.float32).reshape(b, h, w, groups, c // groups)
         real = None if mask is None else mask[..., None, None]
         axes = (1, 2, 4)
         mean = _mean(grouped, axes, real)

@@ -65,6 +65,7 @@ def _detr_arguments(model: Detr) -> dict[str, Any]:
     return {
         "depth": _key_of(SIZES, stages),
         "norm": _key_of(NORMS, getattr(backbone, "norm", None)),
+        "stem": getattr(backbone, "width", None),
         "dilation": getattr(backbone, "dilation", None),
         "width": model.width,
         "num_heads": encoder.num_heads,

@@ -80,3 +80,9 @@ def test_captions_name_the_shapes():
 def test_settings_without_sense_are_refused(spec):
     with pytest.raises(UserError, match="synthetic:shapes"):
         open_dataset(spec)
+
+
+def test_fewer_classes_are_the_first_shapes():
+    dataset = open_dataset("synthetic:shapes?count=30&size=48&classes=2")
+    assert dataset.classes.names == ("circle", "square")
+    assert {int(label) for example in dataset for label in example.labels} == {0, 1}

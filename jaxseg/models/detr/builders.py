@@ -18,6 +18,7 @@ def detr(
     *,
     depth: int = 50,
     norm: str = "frozen_batch_norm",
+    stem: int = 64,
     dilation: bool = False,
     width: int = 256,
     num_heads: int = 8,
@@ -40,6 +41,7 @@ def detr(
     Args:
       depth: of the ResNet: 18, 34, 50 or 101.
       norm: "frozen_batch_norm", or "group_norm" to train from random weights.
+      stem: channels of the ResNet's stem; 64 is every published model's.
       dilation: DC5, stride 16 in the last stage.
       position: "sine" or "learned".
       remat: recompute layers in the backward pass to save memory.
@@ -55,7 +57,7 @@ def detr(
         **dtypes,
     }
     return Detr(
-        backbone=resnet(depth, norm, dilation=dilation, **dtypes),
+        backbone=resnet(depth, norm, width=stem, dilation=dilation, **dtypes),
         encoder=Encoder(encoder_layers, **layers),
         decoder=Decoder(decoder_layers, **layers),
         position=_choose("position", position, POSITIONS)(width),
