@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
 
-.PHONY: test lint setup clean
+.PHONY: test slow demo lint setup clean
 
 test: setup lint
 	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 slow: setup
 	$(RUN) -m pytest -q -m slow
+
+demo: setup
+	$(RUN) -m jaxseg demo --out demo
 
 lint: setup
 	$(RUN) -m ruff check .

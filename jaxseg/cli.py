@@ -6,10 +6,10 @@ import os
 import sys
 import textwrap
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from jaxseg import __version__
+from jaxseg.cache import cache_directory
 from jaxseg.errors import UserError
 
 
@@ -21,6 +21,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "demo": Command("jaxseg.demo_command", "train a small detector in minutes and show it"),
     "train": Command("jaxseg.train.command", "train a model as a config file says"),
     "eval": Command("jaxseg.eval.command", "the COCO table of weights on a data set"),
     "predict": Command("jaxseg.predict.command", "detect objects in images: pictures and JSON"),
@@ -95,13 +96,6 @@ def _paragraph(text: str) -> str:
         wrap.initial_indent = wrap.subsequent_indent = line[: len(line) - len(line.lstrip())]
         lines.append(wrap.fill(line.strip()))
     return "\n".join(lines)
-
-
-def cache_directory() -> Path:
-    """Where compiled programs are kept: $JAXSEG_CACHE, else jaxseg in the user's cache folder."""
-    if chosen := os.environ.get("JAXSEG_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxseg"
 
 
 def _use_compilation_cache() -> None:

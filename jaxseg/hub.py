@@ -13,6 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from jaxseg.cache import cache_directory
 from jaxseg.errors import UserError
 
 CONFIGS = ["config.json", "preprocessor_config.json", "probe.json"]
@@ -66,13 +67,6 @@ def _snapshot(repo, revision, offline, patterns) -> Path:
     except (HfHubHTTPError, OSError) as error:
         raise UserError(f"cannot fetch {named}: {error}") from error
     return Path(folder)
-
-
-def cache_directory() -> Path:
-    """$JAXSEG_CACHE, else jaxseg in the user's cache folder."""
-    if chosen := os.environ.get("JAXSEG_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxseg"
 
 
 def converted_folder(repo: str, commit: str) -> Path:

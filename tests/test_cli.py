@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from jaxseg import __version__, cli
+from jaxseg.cache import cache_directory
 from jaxseg.errors import UserError
 
 ROOT = Path(__file__).parents[1]
@@ -133,9 +134,9 @@ def test_a_reader_who_leaves_is_no_error():
 def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("JAXSEG_CACHE", raising=False)
-    assert cli.cache_directory() == tmp_path / "jaxseg"
+    assert cache_directory() == tmp_path / "jaxseg"
     monkeypatch.setenv("JAXSEG_CACHE", str(tmp_path / "mine"))
-    assert cli.cache_directory() == tmp_path / "mine"
+    assert cache_directory() == tmp_path / "mine"
 
 
 def test_overrides_may_stand_before_and_after_options(capsys):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the roof down, as in the design.
 LAYERS = (
-    ("errors", "typing"),
+    ("cache", "errors", "typing"),
     ("structures",),
     ("params",),
     ("ops",),
@@ -33,6 +33,7 @@ LAYERS = (
     ("train",),
     ("annotate",),
     ("cli",),
+    ("demo_command",),
     ("__main__",),
 )
 RANK = {room: rank for rank, row in enumerate(LAYERS) for room in row}

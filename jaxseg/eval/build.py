@@ -140,6 +140,9 @@ class First:
         return self.dataset[index]
 
     def __getattr__(self, name: str):
+        # Unpickling asks for attributes before there are any.
+        if name == "dataset":
+            raise AttributeError(name)
         return getattr(self.dataset, name)
 
     @cached_property

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from jaxseg.data.segmentation import encode_mask
 from jaxseg.structures import Detections
 
 
@@ -58,16 +59,6 @@ def coco_records(
                 record["segmentation"] = encode_mask(_cut(masks[row, q], sizes, row))
             records.append(record)
     return records
-
-
-def encode_mask(mask: np.ndarray) -> dict:
-    """A bool (h, w) mask as compressed RLE: {"size": [h, w], "counts": str}."""
-    from faster_coco_eval import mask as rle
-
-    encoded = rle.encode(np.asfortranarray(mask, np.uint8))
-    counts = encoded["counts"]
-    counts = counts.decode("ascii") if isinstance(counts, bytes) else counts
-    return {"size": list(mask.shape), "counts": counts}
 
 
 def _cut(mask: np.ndarray, sizes: np.ndarray | None, row: int) -> np.ndarray:

@@ -7,9 +7,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from jaxseg.data.segmentation import encode_mask
 from jaxseg.errors import UserError
 from jaxseg.eval.coco_ap import METRICS, coco_table
-from jaxseg.eval.results import encode_mask
 from tests.eval.example import EXAMPLE, example, example_batches
 
 needs_example = pytest.mark.skipif(

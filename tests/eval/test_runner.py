@@ -1,15 +1,17 @@
 """Evaluating a model on a data set: exact numbers, every image once, one compile per canvas."""
 
 import json
+import pickle
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxseg.data import open_dataset
 from jaxseg.data.classes import COCO_91, Classes
 from jaxseg.errors import UserError
-from jaxseg.eval.build import make_evaluator
+from jaxseg.eval.build import First, make_evaluator
 from jaxseg.eval.categories import match_categories
 from jaxseg.parallel.mesh import MeshShape
 from jaxseg.predict import Detector
@@ -154,3 +156,12 @@ def test_a_class_the_weights_do_not_know_is_named():
         match_categories(COCO_91, 91, data)
     # A category that nothing is labelled with need not be known (Roboflow writes such).
     assert 1 in match_categories(COCO_91, 91, data, annotated={1})
+
+
+def test_the_first_images_of_a_data_set_cross_to_worker_processes():
+    whole = open_dataset("synthetic:shapes?count=5&size=32")
+    first = pickle.loads(pickle.dumps(First(whole, 2)))
+    assert len(first) == 2
+    assert first.image_ids == [1, 2]
+    assert first.classes == whole.classes
+    np.testing.assert_array_equal(first[1].image, whole[1].image)
