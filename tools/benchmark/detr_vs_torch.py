@@ -1,10 +1,11 @@
 """DETR-R50 against Hugging Face's PyTorch model: the same weights and input, side by side.
 
-python tools/benchmark/detr_vs_torch.py [--threads 2] [--repeats 5]
+python tools/benchmark/detr_vs_torch.py [--threads 2] [--repeats 5] [--profile]
 
 Prints the ratio of PyTorch's time to ours (above 1: ours is faster), each the best of several
 runs taken in turn, for the forward pass at 800 × 1066 (batch 1 and 4) and for a training step
-at batch 2 with eight objects an image. Needs the extra `test`; nothing is downloaded.
+at batch 2 with eight objects an image; with --profile, what our step spends its time on. Needs
+the extra `test`; nothing is downloaded.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from profiling import shares
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
 from jaxseg.losses.criterion import SetCriterion
@@ -33,12 +35,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--profile", action="store_true", help="of our training step")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     theirs, ours, params = models()
     for batch in (1, 4):
         report(f"forward, batch {batch}", *forward(theirs, ours, params, batch), arguments.repeats)
-    report("training step, batch 2", *training(theirs, ours, params, 2), arguments.repeats)
+    run_ours, run_theirs = training(theirs, ours, params, 2)
+    report("training step, batch 2", run_ours, run_theirs, arguments.repeats)
+    if arguments.profile:
+        print("our training step, shares of the work:")
+        for kind, share in shares(run_ours.program, run_ours).items():
+            print(f"  {kind:28} {100 * share:5.1f} %")
 
 
 def models():
@@ -103,15 +111,16 @@ def our_step(model, params, images: Images, targets: Targets):
     step = make_step(
         model, SetCriterion(), optimizer, trainable, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
-    compiled = jax.jit(step, donate_argnums=0)
     # A donated buffer is gone, and the forward benchmark's weights are still wanted.
     params = jax.tree.map(jnp.copy, params)
     held = {"state": initial_state(params, optimizer, trainable, Ema(), seed=0)}
+    compiled = jax.jit(step, donate_argnums=0).lower(held["state"], batch).compile()
 
     def run():
         held["state"], measured = compiled(held["state"], batch)
         return jax.block_until_ready((held["state"], measured))
 
+    run.program = compiled
     return run
 
 
