@@ -23,6 +23,11 @@ def test_overridden_parts_are_described_and_how_a_run_computes_is_not():
     )
 
 
+def test_a_narrow_backbone_is_described():
+    model = models.detr.tiny(stem=16, dilation=True)
+    assert describe(model) == ("detr.tiny", {"stem": 16, "dilation": True})
+
+
 def test_a_model_that_no_builder_makes_is_an_error():
     model = models.detr.tiny()
     odd = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, feedforward=7))
