@@ -34,24 +34,23 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out {args.out} is a file: name a folder")
     trained, weights = args.out / "run", args.out / "run" / "best"
     steps = [] if args.steps is None else [f"steps={args.steps}"]
-    _jaxseg("train", CONFIG, *steps, "--workdir", trained)
-    if not weights.is_dir():
-        return 0  # a signal stopped the training, which has said how to go on
-    _jaxseg("eval", weights, UNSEEN, "--batch-size", 20)
+    status = _jaxseg("train", CONFIG, *steps, "--workdir", trained)
+    if status or not weights.is_dir():
+        return status  # a signal stopped the training, which has said how to go on
+    if status := _jaxseg("eval", weights, UNSEEN, "--batch-size", 20):
+        return status
     picture = _draw(weights, args.out, args.threshold)
     print(f"\nunseen images, and what was found in them: {picture}\n\n{_next(weights)}")
     return 0
 
 
-def _jaxseg(*words) -> None:
-    """Run a command as a user would, showing its line first."""
+def _jaxseg(*words) -> int:
+    """Run a command as a user would, showing its line first; returns its exit status."""
     from jaxseg.cli import main
 
     line = [str(word) for word in words]
     print(f"\n$ jaxseg {shlex.join(line)}", flush=True)
-    status = main(line)
-    if status:
-        raise SystemExit(status)
+    return main(line)
 
 
 def _draw(weights: Path, out: Path, threshold: float) -> Path:
