@@ -19,6 +19,7 @@ FORMS = ("native", "official", "huggingface")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument(
         "source",
         metavar="SRC",

@@ -21,6 +21,7 @@ PICTURES = "synthetic:shapes?count=12&seed=3&size=288&objects=3&classes=3"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("--out", type=Path, default=Path("demo"), help="default: %(default)s")
     parser.add_argument("--steps", type=int, help="of training (default: the config's)")
     parser.add_argument(

@@ -8,6 +8,7 @@ from jaxseg.params import abstract_params, count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("name", nargs="*", help="list only these")
 
 

@@ -15,6 +15,7 @@ from jaxseg.probe import Drift, compare, record_probe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("directory", metavar="DIR", type=Path, help="a folder of save_pretrained")
     parser.add_argument(
         "--precision",

@@ -11,6 +11,7 @@ from jaxseg.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("weights", help="folder of weights, or a Hugging Face id")
     parser.add_argument("dataset", help="as for training, for example a COCO json file")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to FILE")

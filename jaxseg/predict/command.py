@@ -29,6 +29,7 @@ SUFFIXES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or patterns")
     parser.add_argument("--weights", required=True, help="folder of weights, or a Hugging Face id")
     parser.add_argument(

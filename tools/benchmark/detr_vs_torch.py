@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from profiling import shares
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+from work_shares import shares
 
 from jaxseg.losses.criterion import SetCriterion
 from jaxseg.models import build

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import jax
 
-KINDS = {"conv_general_dilated": "convolutions", "dot_general": "matrix products"}
+KINDS = {"convolution": "convolutions", "dot": "matrix products"}
 # Loops and calls hold other instructions, which are counted themselves.
 HOLDERS = ("while", "call", "conditional")
 
@@ -58,11 +58,10 @@ def _kinds(text: str) -> dict[str, str]:
 
 
 def _kind(line: str, bodies: dict[str, str]) -> str:
-    # The library's own fusions carry the origin inside.
     called = re.search(r"calls=%?([\w.\-]+)", line)
-    inside = bodies.get(called[1], "") if called and "ynn_fusion" in line else ""
-    origins = re.findall(r'op_name="([^"]*)"', line + inside)
-    product = re.match(r"\s+(?:ROOT )?%?(ynn_fusion|dot|convolution)", line)
-    kind = next((v for k, v in KINDS.items() if product and any(k in o for o in origins)), "rest")
-    backward = any("transpose(" in origin for origin in origins)
-    return f"{kind}, {'backward' if backward else 'forward'}"
+    text = line + (bodies.get(called[1], "") if called else "")
+    work = re.search(r" (convolution|dot)\(", text)
+    origins = re.findall(r'op_name="([^"]*)"', text)
+    # Gradients with respect to kernels come out of the compiler without an origin.
+    backward = any("transpose(" in origin for origin in origins) or (work and not origins)
+    return f"{KINDS[work[1]] if work else 'rest'}, {'backward' if backward else 'forward'}"
