@@ -59,6 +59,7 @@ def _check_replaceable(directory: Path) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON in UTF-8's own letters."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -95,6 +96,7 @@ def read_weights(path: Path) -> dict[str, np.ndarray]:
 
 
 def sha256(path: Path) -> str:
+    """The digest of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
