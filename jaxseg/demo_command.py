@@ -11,13 +11,11 @@ a finished run is evaluated and drawn again.
 import argparse
 import shlex
 from pathlib import Path
+from urllib.parse import parse_qsl, urlencode
 
 from jaxseg.errors import UserError
 
 CONFIG = "detr/synthetic"
-UNSEEN = "synthetic:shapes?count=200&seed=2&size=96&objects=3&classes=3"
-# The same kind of scenes, finer; the detector shrinks them to what it was trained on.
-PICTURES = "synthetic:shapes?count=12&seed=3&size=288&objects=3&classes=3"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,16 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, draw, and say what to do next."""
+    from jaxseg.train.configs import load_config
+
     if args.out.exists() and not args.out.is_dir():
         raise UserError(f"--out {args.out} is a file: name a folder")
+    scenes = load_config(CONFIG).data.val
     trained, weights = args.out / "run", args.out / "run" / "best"
     steps = [] if args.steps is None else [f"steps={args.steps}"]
     status = _jaxseg("train", CONFIG, *steps, "--workdir", trained)
     if status or not weights.is_dir():
         return status  # a signal stopped the training, which has said how to go on
-    if status := _jaxseg("eval", weights, UNSEEN, "--batch-size", 20):
+    if status := _jaxseg("eval", weights, _other(scenes, seed=2), "--batch-size", 20):
         return status
-    picture = _draw(weights, args.out, args.threshold)
+    # Finer than what it was trained on; the detector shrinks them.
+    pictures = _other(scenes, seed=3, count=12, size=288)
+    picture = _draw(weights, pictures, args.out, args.threshold)
     print(f"\nunseen images, and what was found in them: {picture}\n\n{_next(weights)}")
     return 0
 
@@ -54,13 +57,19 @@ def _jaxseg(*words) -> int:
     return main(line)
 
 
-def _draw(weights: Path, out: Path, threshold: float) -> Path:
+def _other(scenes: str, **options: int) -> str:
+    """The synthetic data set `scenes` with some of its options replaced."""
+    name, _, query = scenes.partition("?")
+    return f"{name}?{urlencode(dict(parse_qsl(query)) | options)}"
+
+
+def _draw(weights: Path, pictures: str, out: Path, threshold: float) -> Path:
     from jaxseg.data import open_dataset
     from jaxseg.predict import Detector
     from jaxseg.predict.draw import draw
     from jaxseg.predict.sheet import sheet
 
-    dataset = open_dataset(PICTURES)
+    dataset = open_dataset(pictures)
     images = [dataset[i].image for i in range(len(dataset))]
     detector = Detector.from_pretrained(str(weights), batch_size=4)
     found = detector(images, threshold)

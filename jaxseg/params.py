@@ -7,8 +7,10 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.errors import FlaxError
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxseg.errors import UserError
 from jaxseg.structures import Images
 
 
@@ -23,9 +25,16 @@ def unflatten(flat: Mapping) -> dict:
 
 
 def abstract_params(model: nn.Module) -> dict:
-    """Nested `jax.ShapeDtypeStruct`s of what `model.init` would make."""
+    """Nested `jax.ShapeDtypeStruct`s of what `model.init` would make.
+
+    Raises:
+      UserError: fields that do not fit together (a width that its heads do not divide).
+    """
     inputs = abstract_inputs(model)
-    return jax.eval_shape(lambda x: model.init(jax.random.key(0), *x), inputs)["params"]
+    try:
+        return jax.eval_shape(lambda x: model.init(jax.random.key(0), *x), inputs)["params"]
+    except (ValueError, TypeError, FlaxError) as error:
+        raise UserError(f"this {type(model).__name__} cannot be built: {error}") from error
 
 
 def abstract_inputs(model: nn.Module) -> tuple:

@@ -86,7 +86,7 @@ class GroupNorm(nn.Module):
     Stands where `FrozenBatchNorm` does, for training from random weights.
 
     Attributes:
-      groups: at most; a group has two channels or more.
+      groups: at most; a group has two channels or more, and the channels must divide.
     """
 
     groups: int = 32
@@ -100,6 +100,11 @@ class GroupNorm(nn.Module):
     ) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         groups = max(1, min(self.groups, c // 2))
+        if c % groups:
+            raise ValueError(
+                f"{c} channels do not divide into {groups} groups: choose a width that is a "
+                "multiple of the groups, or other groups"
+            )
         grouped = x.astype(jnp.float32).reshape(b, h, w, groups, c // groups)
         real = None if mask is None else mask[..., None, None]
         axes = (1, 2, 4)

@@ -29,3 +29,9 @@ def test_group_norm_leaves_padding_out_of_its_statistics():
     variables = norm.init(jax.random.key(0), jnp.asarray(x))
     whole = norm.apply(variables, jnp.asarray(padded), jnp.asarray(mask))
     np.testing.assert_allclose(whole[:, :4, :6], norm.apply(variables, jnp.asarray(x)), atol=1e-5)
+
+
+def test_group_norm_refuses_channels_that_do_not_divide():
+    norm = GroupNorm()
+    with pytest.raises(ValueError, match="80 channels do not divide into 32 groups"):
+        norm.init(jax.random.key(0), jnp.ones((1, 2, 2, 80)))

@@ -109,6 +109,7 @@ def fails(capsys, tmp_path, *arguments):
         ("init=nowhere", "nowhere does not exist"),
         ("log_every=0", "log_every must be above 0"),
         ("matmul_precision=exact", "default, high, highest"),
+        ("model.encoder.num_heads=3", "must be a multiple of the number of heads"),
         ("model.decoder.feedforward=8", "cannot be built by any of the named builders"),
         ("epoch=3", "did you mean epochs?"),
     ],
