@@ -28,10 +28,12 @@ def match(cost: Float[Array, "q t"], mask: Bool[Array, " t"]) -> Matching:
     """The assignment of least cost, of min(q, number of objects) pairs.
 
     Args:
-      cost: of matching query q with target t; empty slots may hold anything. Costs that are
-        not finite count as a little more than the largest finite one, so they are taken only
-        where nothing else is left, and cannot keep the algorithm from ending.
+      cost: of matching query q with target t; empty slots may hold anything. As few pairs as
+        can be have a cost that is not finite, and such costs cannot keep the algorithm from
+        ending.
       mask: True on real targets.
+
+    Under `jax.shard_map` pass `check_vma=False`: the loop's initial state is a constant.
     """
     q, t = cost.shape
     if q == 0 or t == 0:
@@ -48,8 +50,12 @@ def _finite(cost, mask):
     low = jnp.min(cost, where=real, initial=jnp.inf)
     high = jnp.max(cost, where=real, initial=-jnp.inf)
     low, high = (jnp.where(jnp.isfinite(x), x, 0.0) for x in (low, high))
-    # Empty slots above every real one: with more slots than queries they must lose every
-    # contest, and a margin of the costs' own size keeps float32 sums exact.
-    margin = high - low + 1.0
-    cost = jnp.where(real, cost - low, jnp.where(mask, margin, 2 * margin))
+    spread = high - low
+    # One pair that is not finite costs more than all that avoiding it can. Without such pairs
+    # the costs keep their own size, so that float32 sums stay exact.
+    poisoned = (~real & mask).any()
+    worst = jnp.where(poisoned, min(cost.shape) * spread + 1, spread)
+    # An empty slot that wins a query is worse than any real one in its place.
+    empty = worst + spread + 1
+    cost = jnp.where(real, cost - low, jnp.where(mask, worst, empty))
     return jax.lax.stop_gradient(cost)

@@ -75,6 +75,27 @@ def test_costs_that_are_not_finite_end_and_are_the_last_choice(poison):
     assert all(len(set(row)) == 5 for row in np.asarray(everything.query).tolist())
 
 
+@pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("queries", "slots"), [(6, 6), (10, 6), (6, 10), (100, 30)])
+def test_scattered_costs_that_are_not_finite_are_avoided_as_far_as_scipy_can(
+    queries, slots, poison
+):
+    rng = np.random.default_rng(queries)
+    shape = (1000 if queries < 100 else 20, queries, slots)
+    finite = rng.normal(size=shape).astype(np.float32)
+    bad = rng.random(shape) < 0.3
+    counts = rng.integers(0, slots + 1, len(finite))
+    mask = np.arange(slots) < counts[:, None]
+    matching = match_all(jnp.asarray(np.where(bad, poison, finite)), jnp.asarray(mask))
+    # scipy refuses NaN; a number larger than any sum of the others means the same
+    known = np.where(bad, 1e4, finite).astype(np.float64)
+    for i, count in enumerate(counts):
+        query, target = pairs_of(matching, i)
+        best = known[i][linear_sum_assignment(known[i, :, :count])].sum()
+        assert len(query) == min(queries, count)
+        assert known[i][query, target].sum() == pytest.approx(best, abs=1e-3)
+
+
 def test_nothing_to_match_is_no_match():
     assert match(jnp.zeros((3, 0)), jnp.zeros(0, bool)).query.shape == (0,)
     assert not match(jnp.zeros((0, 3)), jnp.ones(3, bool)).mask.any()
