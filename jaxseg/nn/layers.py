@@ -126,10 +126,16 @@ def _mean(x, axes, real):
 
 
 def layer_norm(
-    name: str | None = None, *, epsilon: float = 1e-5, dtype: DTypeLike = jnp.float32
+    name: str | None = None,
+    *,
+    epsilon: float = 1e-5,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
 ) -> nn.LayerNorm:
     """Layer normalisation with torch's epsilon (Linen's is 1e-6), statistics in float32."""
-    return nn.LayerNorm(epsilon=epsilon, dtype=dtype, use_fast_variance=False, name=name)
+    return nn.LayerNorm(
+        epsilon=epsilon, dtype=dtype, param_dtype=param_dtype, use_fast_variance=False, name=name
+    )
 
 
 class Mlp(nn.Module):

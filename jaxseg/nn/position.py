@@ -50,9 +50,14 @@ class LearnedPosition(nn.Module):
                 f"a learnt position embedding covers maps of at most {self.rows} × {self.rows}; "
                 f"got {h} × {w}: use smaller images or the sine embedding"
             )
-        half, uniform = self.features // 2, nn.initializers.uniform(1.0)
-        row = nn.Embed(self.rows, half, embedding_init=uniform, name="row_embed")(jnp.arange(h))
-        column = nn.Embed(self.rows, half, embedding_init=uniform, name="col_embed")(jnp.arange(w))
+        half = self.features // 2
+        options = {
+            "embedding_init": nn.initializers.uniform(1.0),
+            "dtype": jnp.float32,
+            "param_dtype": self.param_dtype,
+        }
+        row = nn.Embed(self.rows, half, name="row_embed", **options)(jnp.arange(h))
+        column = nn.Embed(self.rows, half, name="col_embed", **options)(jnp.arange(w))
         grid = (b, h, w, half)
         return jnp.concatenate(
             [

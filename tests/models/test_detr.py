@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
+from jaxseg.losses.criterion import SetCriterion
 from jaxseg.models import MODELS, build
 from jaxseg.models.detr import detr
+from jaxseg.params import abstract_params
 from jaxseg.structures import Images, Targets
 from tests import weights
 
@@ -128,6 +131,53 @@ def test_bfloat16_computes_in_bfloat16_and_answers_in_float32():
     assert 1e-4 < np.abs(half.boxes - full.boxes).max() < 0.1
 
 
+@pytest.mark.parametrize("position", ["sine", "learned"])
+def test_every_parameter_has_the_asked_dtype(position):
+    shapes = abstract_params(small(position=position, param_dtype=jnp.bfloat16))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_several_sets_of_weights_run_under_vmap():
+    model = small()
+    first = init(model)
+    several = [first, jax.tree.map(lambda leaf: 0.9 * leaf, first)]
+    batch = images(noise(64, 64, 1), canvas=(64, 64))
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
+    together = jax.jit(jax.vmap(lambda p: model.apply({"params": p}, batch).boxes))(stacked)
+    for boxes, params in zip(together, several, strict=True):
+        np.testing.assert_allclose(boxes, run(model, params, batch).boxes, atol=1e-5)
+
+
+def test_model_and_criterion_run_and_differentiate_under_shard_map():
+    model, criterion = small(), SetCriterion()
+    params = jax.tree.map(jnp.asarray, init(model))
+    batch = images(noise(64, 64, 1), noise(64, 64, 2), canvas=(64, 64))
+    targets = Targets(
+        jnp.array([[0, 2], [1, 0]]),
+        jnp.full((2, 2, 4), 0.4),
+        jnp.array([[True, True], [True, False]]),
+    )
+    normalizers = criterion.normalizers(targets)
+
+    def total(params, images, targets):
+        output = model.apply({"params": params}, images)
+        return criterion(output, targets, normalizers).total
+
+    def part(params, images, targets):
+        value = jax.value_and_grad(total)(params, images, targets)
+        return jax.lax.psum(value, "data")
+
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    specs = (P(), P("data"), P("data"))
+    # The matching's loop begins with a constant, which the check would call replicated.
+    mapped = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    value, gradient = jax.jit(mapped)(params, batch, targets)
+    whole, expected = jax.jit(jax.value_and_grad(total))(params, batch, targets)
+    np.testing.assert_allclose(value, whole, rtol=1e-6)
+    for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
 def test_frozen_statistics_get_no_gradient_and_convolutions_do():
     model = small()
     params = init(model)
@@ -182,3 +232,5 @@ def test_wrong_images_are_refused_with_the_shape_and_the_remedy():
         build("detr.r49")
     with pytest.raises(ValueError, match=r"no activation 'swish'"):
         small(activation="swish")
+    with pytest.raises(ValueError, match=r"canvas must be one of padded, exact; got 'excat'"):
+        model.clone(canvas="excat").apply({"params": params}, batch)

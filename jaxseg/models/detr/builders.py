@@ -60,7 +60,7 @@ def detr(
         backbone=resnet(depth, norm, width=stem, dilation=dilation, **dtypes),
         encoder=Encoder(encoder_layers, **layers),
         decoder=Decoder(decoder_layers, **layers),
-        position=_choose("position", position, POSITIONS)(width),
+        position=_position(position, width, param_dtype),
         num_classes=num_classes,
         num_queries=num_queries,
         width=width,
@@ -104,6 +104,11 @@ def tiny(**fields) -> Detr:
         "canvas": "exact",
     }
     return detr(**small | fields)
+
+
+def _position(name: str, width: int, param_dtype: DTypeLike) -> nn.Module:
+    kind = _choose("position", name, POSITIONS)
+    return kind(width) if kind is SinePosition else kind(width, param_dtype=param_dtype)
 
 
 def _choose(what: str, name: str, table: dict):

@@ -79,7 +79,7 @@ class Decoder(nn.Module):
         """Decode from content that starts at zero; returns the normed state of every layer."""
         layer = nn.remat(DecoderLayer, static_argnums=(6,)) if self.remat else DecoderLayer
         fields = {f: getattr(self, f) for f in LAYER_FIELDS}
-        norm = layer_norm("norm", dtype=self.dtype)
+        norm = layer_norm("norm", dtype=self.dtype, param_dtype=self.param_dtype)
         x, states = jnp.zeros_like(query, dtype=self.dtype), []
         for i in range(self.num_layers):
             x = layer(**fields, name=f"layer_{i}")(x, query, memory, position, mask, train)

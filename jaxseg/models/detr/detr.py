@@ -6,7 +6,7 @@ states   = decoder(learned queries, memory)
 outputs  = class_embed(states), bbox_embed(states)      for every layer
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -65,7 +65,7 @@ class Detr(nn.Module):
         """
         del targets
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        exact = self.canvas == "exact"
+        exact = _is_exact(self.canvas)
         _check_images(images, self.stride if exact else 1)
         pixels = images.pixels.astype(self.dtype)
 
@@ -103,6 +103,12 @@ class Detr(nn.Module):
     def detections(self, output: DetectorOutput, original_sizes: Int[Array, "b 2"]) -> Detections:
         """The last layer's detections in pixels of `original_sizes` (h, w)."""
         return softmax_detections(output, original_sizes)
+
+
+def _is_exact(canvas: str) -> bool:
+    if canvas not in get_args(Canvas):
+        raise ValueError(f"canvas must be one of {', '.join(get_args(Canvas))}; got {canvas!r}")
+    return canvas == "exact"
 
 
 def _check_images(images: Images, multiple: int) -> None:

@@ -68,7 +68,7 @@ class EncoderLayer(nn.Module):
 
 def residual(layer: nn.Module, x, branch: Callable, norm_name: str, train: bool):
     """x + dropout(branch(x)), normalised after the sum, or before the branch if `pre_norm`."""
-    norm = layer_norm(norm_name, dtype=layer.dtype)
+    norm = layer_norm(norm_name, dtype=layer.dtype, param_dtype=layer.param_dtype)
     dropout = nn.Dropout(layer.dropout, deterministic=not train)
     if layer.pre_norm:
         return x + dropout(branch(norm(x)))
@@ -100,4 +100,6 @@ class Encoder(nn.Module):
         fields = {f: getattr(self, f) for f in LAYER_FIELDS}
         for i in range(self.num_layers):
             x = layer(**fields, name=f"layer_{i}")(x, position, mask, train)
-        return layer_norm("norm", dtype=self.dtype)(x) if self.pre_norm else x
+        if self.pre_norm:
+            x = layer_norm("norm", dtype=self.dtype, param_dtype=self.param_dtype)(x)
+        return x
