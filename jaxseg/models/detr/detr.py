@@ -65,7 +65,7 @@ class Detr(nn.Module):
         """
         del targets
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        exact = _is_exact(self.canvas)
+        exact = is_exact(self.canvas)
         _check_images(images, self.stride if exact else 1)
         pixels = images.pixels.astype(self.dtype)
 
@@ -105,7 +105,8 @@ class Detr(nn.Module):
         return softmax_detections(output, original_sizes)
 
 
-def _is_exact(canvas: str) -> bool:
+def is_exact(canvas: str) -> bool:
+    """Whether features outside each image are kept at zero; other names are refused."""
     if canvas not in get_args(Canvas):
         raise ValueError(f"canvas must be one of {', '.join(get_args(Canvas))}; got {canvas!r}")
     return canvas == "exact"
