@@ -9,6 +9,7 @@ the extra `test`; nothing is downloaded.
 """
 
 import argparse
+import os
 import time
 
 import jax
@@ -33,11 +34,14 @@ HEIGHT, WIDTH, OBJECTS = 800, 1066, 8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, help="of both (default: all cores)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--profile", action="store_true", help="of our training step")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
+    if arguments.threads:
+        # XLA's pool has as many threads as it may use cores, and is made at the first use.
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
+        torch.set_num_threads(arguments.threads)
     theirs, ours, params = models()
     for batch in (1, 4):
         report(f"forward, batch {batch}", *forward(theirs, ours, params, batch), arguments.repeats)
@@ -52,7 +56,12 @@ def main() -> None:
 def models():
     """Hugging Face's model with random weights, ours, and the converted weights."""
     backbone = ResNetConfig(out_features=["stage4"])
-    config = DetrConfig(use_timm_backbone=False, backbone_config=backbone, num_labels=91)
+    config = DetrConfig(
+        use_timm_backbone=False,
+        backbone_config=backbone,
+        num_labels=91,
+        auxiliary_loss=True,  # as the paper's recipe and ours
+    )
     theirs = DetrForObjectDetection(config).eval()
     ours = build("detr.r50", dropout=0.1)
     state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
