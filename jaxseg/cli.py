@@ -5,7 +5,8 @@ import importlib
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from jaxseg import __version__
@@ -14,15 +15,22 @@ from jaxseg.errors import UserError
 
 
 class Command(NamedTuple):
-    """A module with `add_arguments(parser)` and `run(args) -> int`, and its line in the help."""
+    """A subcommand.
+
+    Attributes:
+      module: has `add_arguments(parser)` and `run(args) -> int`.
+      help: its line in the help.
+      deaf: it goes on when nobody reads what it prints.
+    """
 
     module: str
     help: str
+    deaf: bool = False
 
 
 COMMANDS = {
-    "demo": Command("jaxseg.demo_command", "train a small detector in minutes and show it"),
-    "train": Command("jaxseg.train.command", "train a model as a config file says"),
+    "demo": Command("jaxseg.demo_command", "train a small detector in minutes and show it", True),
+    "train": Command("jaxseg.train.command", "train a model as a config file says", True),
     "eval": Command("jaxseg.eval.command", "the COCO table of weights on a data set"),
     "predict": Command("jaxseg.predict.command", "detect objects in images: pictures and JSON"),
     "doctor": Command("jaxseg.data.doctor_command", "report all that is wrong with a data set"),
@@ -37,26 +45,76 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status.
 
     0 is success; 1, the command found or did something wrong; 2, the user can mend it (one
-    paragraph on stderr); 130, interrupted.
+    paragraph on stderr); 130, interrupted; 141, nobody read what it printed.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parse(argv)
         if "run" not in args:
             return 0
-        status = args.run(args)
-        sys.stdout.flush()
+        with _printing(args.deaf):
+            status = args.run(args)
+            print(end="", flush=True)
         return status
     except UserError as error:
-        print(_paragraph(f"jaxseg: {error}"), file=sys.stderr)
-        return 2
+        return _fail(str(error))
     except KeyboardInterrupt:
         print("\njaxseg: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader left (`jaxseg ... | head`); keep the interpreter's last flush from failing too.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        _discard(sys.stdout)  # the reader left (`jaxseg ... | head`)
+        _discard(sys.stderr)
+        return 141
+    except OSError as error:
+        if error.filename is None:
+            raise
+        return _fail(f"{error.filename}: {error.strerror}")
+
+
+def _fail(text: str) -> int:
+    print(_paragraph(f"jaxseg: {text}"), file=sys.stderr)
+    return 2
+
+
+class _Deaf:
+    """A stream that is written to as long as somebody reads it, and no complaint afterwards."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._attempt(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self._stream.flush)
+
+    def __getattr__(self, name: str):
+        return getattr(self._stream, name)
+
+    def _attempt(self, call, *args) -> None:
+        try:
+            call(*args)
+        except OSError:  # a broken pipe, a full disk, a terminal that is gone
+            _discard(self._stream)
+
+
+def _discard(stream) -> None:
+    """Send what a stream still holds, and all that comes, nowhere."""
+    # By its descriptor, so that the interpreter's last flush does not fail either.
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextmanager
+def _printing(deaf: bool) -> Iterator[None]:
+    whole = sys.stdout, sys.stderr
+    if deaf:
+        sys.stdout, sys.stderr = (stream and _Deaf(stream) for stream in whole)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = whole
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -76,11 +134,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
             subparser.description = module.__doc__.strip()
             subparser.formatter_class = argparse.RawDescriptionHelpFormatter
             module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
+            subparser.set_defaults(run=module.run, deaf=command.deaf)
     args, rest = parser.parse_known_args(argv)
     # argparse fills a list of positionals once: what follows an option comes back as unknown.
-    if rest and "overrides" in args and not any(word.startswith("-") for word in rest):
-        args.overrides += rest
+    growing = [vars(args)[name] for name in ("overrides", "images") if name in args]
+    if rest and growing and not any(word.startswith("-") for word in rest):
+        growing[0] += rest
     elif rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if "run" not in args:

@@ -3,7 +3,6 @@
 import argparse
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -42,12 +41,14 @@ def test_help_is_quick_and_imports_neither_jax_nor_numpy():
     code = (
         "import sys, jaxseg.cli\n"
         "try: jaxseg.cli.main(['--help'])\n"
-        "finally: print(sorted({'jax', 'flax', 'numpy', 'PIL'} & set(sys.modules)))"
+        "finally:\n"
+        " print(sorted({'jax', 'flax', 'numpy', 'PIL'} & set(sys.modules)), len(sys.modules))"
     )
-    start = time.perf_counter()
     answer = python(code)
-    assert answer.stdout.splitlines()[-1] == "[]"
-    assert time.perf_counter() - start < 2  # half a second on an idle machine
+    heavy, count = answer.stdout.splitlines()[-1].rsplit(" ", 1)
+    assert heavy == "[]"
+    # The clock would judge the machine's load: 130 modules take a twentieth of a second.
+    assert int(count) < 300
     for name in cli.COMMANDS:
         assert name in answer.stdout
 
@@ -113,22 +114,50 @@ def test_other_errors_keep_their_traceback(command):
         cli.main(["try"])
 
 
-def test_a_reader_who_leaves_is_no_error():
+def without_a_reader(deaf: bool) -> tuple[int, str]:
+    """Status and stderr of a command that prints, of which only the first line is read."""
     code = (
         "import sys, types; from jaxseg import cli\n"
         "m = types.ModuleType('m', 'M.'); m.add_arguments = lambda p: None\n"
-        "m.run = lambda a: [print('x' * 1000) for _ in range(1000)] and 0\n"
-        "sys.modules['m'] = m; cli.COMMANDS['m'] = cli.Command('m', 'm')\n"
+        "m.run = lambda a: [print('x' * 1000) for _ in range(1000)] and 3\n"
+        f"sys.modules['m'] = m; cli.COMMANDS['m'] = cli.Command('m', 'm', {deaf})\n"
         "sys.exit(cli.main(['m']))"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     process.stdout.readline()
     process.stdout.close()
-    assert process.stderr.read() == b""
+    said = process.stderr.read()
     process.stderr.close()
-    assert process.wait(60) == 0
+    return process.wait(60), said
+
+
+def test_a_reader_who_leaves_is_told_by_the_status_alone():
+    assert without_a_reader(deaf=False) == (141, "")
+
+
+def test_a_training_goes_on_when_nobody_reads():
+    assert without_a_reader(deaf=True) == (3, "")
+    assert [name for name, command in cli.COMMANDS.items() if command.deaf] == ["demo", "train"]
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_command_runs_with_a_closed_stream(stream, command, monkeypatch):
+    command(lambda args: print("said") or print("warned", file=sys.stderr) or 3)
+    monkeypatch.setattr(sys, stream, None)
+    assert cli.main(["try"]) == 3
+
+
+def test_a_file_that_the_system_refuses_is_one_paragraph(command, capsys, tmp_path):
+    command(lambda args: (tmp_path / "none" / "file").read_text())
+    assert cli.main(["try"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == f"jaxseg: {tmp_path / 'none' / 'file'}: No such file or directory"
 
 
 def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, tmp_path):
