@@ -1,9 +1,9 @@
 """A detector for users: any images in, named boxes out."""
 
-import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from os import PathLike
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,18 @@ from jaxseg.predict.preprocess import ImageSource, Size
 from jaxseg.predict.result import Prediction, best_first
 from jaxseg.structures import Detections, Images
 from jaxseg.typing import Array, Int, PyTree
+
+
+class Prepared(NamedTuple):
+    """An image as the model sees it.
+
+    Attributes:
+      pixels: uint8 RGB, resized.
+      size: (h, w) of the upright original.
+    """
+
+    pixels: np.ndarray
+    size: Size
 
 
 class Detector:
@@ -59,7 +71,12 @@ class Detector:
           batch_size: images to compute at once.
           buckets: canvases as (h, w), multiples of `model.stride`; None derives them from `image`.
           precision: of matrix products (`jax.default_matmul_precision`).
+
+        Raises:
+          UserError: a batch size below 1, or more or fewer names than labels.
         """
+        if batch_size < 1:
+            raise UserError(f"batch_size must be 1 or more; got {batch_size}")
         self.model = model.clone(canvas="exact")
         self.params = jax.device_put(params)
         self.classes = classes
@@ -77,6 +94,7 @@ class Detector:
         cls,
         name_or_path: str | PathLike,
         *,
+        model: str | None = None,
         revision: str | None = None,
         local_files_only: bool | None = None,
         **options,
@@ -84,14 +102,15 @@ class Detector:
         """Load a folder of weights or a Hugging Face id.
 
         Args:
-          name_or_path, revision, local_files_only: as in `jaxseg.checkpoints.from_pretrained`.
+          name_or_path, model, revision, local_files_only: as in
+            `jaxseg.checkpoints.from_pretrained`.
           options: of the constructor.
 
         Raises:
           UserError: there are no such weights.
         """
         weights = from_pretrained(
-            name_or_path, revision=revision, local_files_only=local_files_only
+            name_or_path, model=model, revision=revision, local_files_only=local_files_only
         )
         return cls(weights.model, weights.params, weights.classes, weights.image, **options)
 
@@ -111,49 +130,52 @@ class Detector:
         """
         if not isinstance(images, list | tuple):
             return self([images], threshold)[0]
-        loaded = [preprocess.load_image(image) for image in images]
-        found: list[Prediction | None] = [None] * len(loaded)
-        for bucket, positions in self._batches([image.shape[:2] for image in loaded]):
-            arrays = self._run([loaded[position] for position in positions], bucket)
-            for position, row in zip(positions, zip(*arrays, strict=True), strict=False):
-                size = loaded[position].shape[:2]
-                found[position] = best_first(
-                    *row, names=self._names, size=size, threshold=threshold
-                )
-        return found
+        return self.detect(map(self.prepare, images), threshold)
 
-    def _batches(self, sizes: Sequence[Size]) -> Iterator[tuple[Size, list[int]]]:
-        """Positions of images that share a canvas, at most `batch_size` at a time."""
-        groups: dict[Size, list[int]] = defaultdict(list)
-        for position, size in enumerate(sizes):
-            bucket = preprocess.choose_bucket(self._resized_size(size), self.buckets)
-            groups[bucket].append(position)
-        for bucket, positions in groups.items():
-            for start in range(0, len(positions), self.batch_size):
-                yield bucket, positions[start : start + self.batch_size]
+    def prepare(self, image: ImageSource) -> Prepared:
+        """Read and resize an image; far smaller than the image, as a rule.
 
-    def _resized_size(self, size: Size) -> Size:
-        return preprocess.resized_size(
+        Raises:
+          UserError: the image cannot be read.
+        """
+        pixels = preprocess.load_image(image)
+        size = pixels.shape[:2]
+        resized = preprocess.resized_size(
             size, self.image.short_side, self.image.long_side, self._limit
         )
+        return Prepared(preprocess.resize(pixels, resized), size)
 
-    def _run(self, images: list[np.ndarray], bucket: Size) -> tuple[np.ndarray, ...]:
+    def detect(self, prepared: Iterable[Prepared], threshold: float = 0.5) -> list[Prediction]:
+        """As the call, for images that `prepare` made; a few at a time are held."""
+        found: dict[int, Prediction] = {}
+        for bucket, group in self._groups(prepared):
+            arrays = self._run([image for _, image in group], bucket)
+            for (position, image), row in zip(group, zip(*arrays, strict=True), strict=False):
+                found[position] = best_first(
+                    *row, names=self._names, size=image.size, threshold=threshold
+                )
+        return [found[position] for position in range(len(found))]
+
+    def _groups(
+        self, prepared: Iterable[Prepared]
+    ) -> Iterator[tuple[Size, list[tuple[int, Prepared]]]]:
+        """Images that share a canvas, with their positions, at most `batch_size` at a time."""
+        groups: dict[Size, list[tuple[int, Prepared]]] = defaultdict(list)
+        for position, image in enumerate(prepared):
+            bucket = preprocess.choose_bucket(image.pixels.shape[:2], self.buckets)
+            groups[bucket].append((position, image))
+            if len(groups[bucket]) == self.batch_size:
+                yield bucket, groups.pop(bucket)
+        yield from groups.items()
+
+    def _run(self, images: list[Prepared], bucket: Size) -> tuple[np.ndarray, ...]:
         # Rows that fill up a batch repeat an image: a canvas without pixels would give NaN.
         images = images + images[-1:] * (self.batch_size - len(images))
-        sizes = np.asarray([image.shape[:2] for image in images], np.int32)
-        resized = [
-            preprocess.resize(image, self._resized_size(image.shape[:2])) for image in images
-        ]
+        sizes = np.asarray([image.size for image in images], np.int32)
+        canvases = preprocess.put_on_canvas([image.pixels for image in images], bucket)
         with jax.default_matmul_precision(self._precision):
-            found = self._detect(self.params, preprocess.put_on_canvas(resized, bucket), sizes)
-        boxes, scores, labels = jax.device_get((found.boxes, found.scores, found.labels))
-        if not np.isfinite(scores).all():
-            warnings.warn(
-                "the model answers with numbers that are not finite: its weights are damaged or "
-                "its training diverged (`jaxseg verify` checks them)",
-                stacklevel=3,
-            )
-        return boxes, scores, labels
+            found = self._detect(self.params, canvases, sizes)
+        return jax.device_get((found.boxes, found.scores, found.labels))
 
     def _forward(self, params: PyTree, images: Images, sizes: Int[Array, "b 2"]) -> Detections:
         images = Images(jnp.asarray(images.pixels), jnp.asarray(images.mask))

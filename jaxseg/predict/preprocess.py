@@ -47,6 +47,14 @@ def _read(path: Path) -> np.ndarray:
         raise UserError(f"no image at {path}: check the path") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, not an image") from None
+    except UserError as error:
+        raise UserError(f"cannot use the image {path}: {error}") from error
+    except Image.DecompressionBombError as error:
+        raise UserError(
+            f"the image {path} is larger than Pillow's limit for images it does not trust "
+            f"({error}): scale it down or cut it up first, or, in Python, set "
+            "PIL.Image.MAX_IMAGE_PIXELS = None"
+        ) from error
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image that Pillow can read") from None
     except DAMAGED as error:

@@ -1,15 +1,49 @@
 """What was found in one image, in the user's terms."""
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxseg.errors import UserError
+
 if TYPE_CHECKING:
     import supervision
+
+
+class NotFinite(UserWarning):
+    """A model answered with NaN or infinity."""
+
+
+@contextmanager
+def refuse_not_finite(weights: object) -> Iterator[None]:
+    """Make `NotFinite` an error that names the weights, for commands.
+
+    Raises:
+      UserError: the model answered with numbers that are not finite.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", NotFinite)
+        try:
+            yield
+        except NotFinite as error:
+            raise UserError(f"{weights}: {error}") from error
+
+
+def warn_not_finite(finite: np.ndarray) -> None:
+    """Warn unless all of some detections are finite; the others cannot be used."""
+    if not finite.all():
+        warnings.warn(
+            f"{np.count_nonzero(~finite)} of {finite.size} detections are not finite and are left "
+            "out: the weights are damaged or their training diverged (`jaxseg verify` checks them)",
+            NotFinite,
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
@@ -89,12 +123,16 @@ def best_first(
 ) -> Prediction:
     """The detections of one image of at least `threshold`, sorted; labels named None are left out.
 
+    So are those that are not finite, with a warning.
+
     Args:
       boxes, scores, labels: (q, 4), (q,), (q,).
       names: of each label.
     """
+    finite = np.isfinite(boxes).all(-1) & np.isfinite(scores)
+    warn_not_finite(finite)
     named = np.asarray([name is not None for name in names])
-    keep = np.flatnonzero((scores >= threshold) & named[labels])
+    keep = np.flatnonzero((scores >= threshold) & named[labels] & finite)
     keep = keep[np.argsort(-scores[keep], kind="stable")]
     return Prediction(
         boxes=boxes[keep],
@@ -106,8 +144,9 @@ def best_first(
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON so that a file of this name is whole or not there."""
+    """Write JSON so that a file of this name is whole or not there; its folder is made."""
     path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
     partial.replace(path)

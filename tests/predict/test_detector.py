@@ -2,6 +2,7 @@
 
 import copy
 import json
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxseg.ops.images import normalize
 from jaxseg.predict import Detector
 from jaxseg.predict.detector import label_names
 from jaxseg.predict.preprocess import resize, resized_size
+from jaxseg.predict.result import NotFinite, best_first
 from jaxseg.structures import Images
 from tests.predict.tiny import CLASSES, CONFIG, tiny_detr
 
@@ -161,8 +163,42 @@ def test_a_wrong_number_of_names_is_refused(weights):
 def test_damaged_weights_are_reported(detector):
     damaged = copy.copy(detector)
     damaged.params = jax.tree.map(lambda x: x * jnp.nan, detector.params)
-    with pytest.warns(UserWarning, match="not finite"):
+    with pytest.warns(NotFinite, match="12 of 12 detections are not finite"):
         assert len(damaged(IMAGES[0])) == 0
+
+
+@pytest.mark.parametrize("part", ["boxes", "scores"])
+def test_only_detections_that_are_not_finite_are_left_out(part):
+    arrays = {
+        "boxes": np.ones((3, 4), np.float32),
+        "scores": np.asarray([0.5, 0.7, 0.6], np.float32),
+        "labels": np.zeros(3, np.int32),
+    }
+    arrays[part][1] = np.nan
+    with pytest.warns(NotFinite, match="1 of 3"):
+        found = best_first(**arrays, names=["a"], size=(9, 9), threshold=0.0)
+    np.testing.assert_allclose(found.scores, [0.6, 0.5])
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_none_is_refused(weights, batch_size):
+    with pytest.raises(UserError, match=f"batch_size must be 1 or more; got {batch_size}"):
+        Detector(*weights, CLASSES, CONFIG, batch_size=batch_size)
+
+
+def test_a_list_is_not_held_in_memory(detector, monkeypatch):
+    large = np.zeros((1500, 2000, 3), np.uint8)  # 9 MB, 20 kB as the model sees it
+    monkeypatch.setattr(detector, "_run", lambda images, bucket: [np.zeros((1, 0))] * 3)
+    monkeypatch.setattr("jaxseg.predict.detector.best_first", lambda *_, **__: None)
+    tracemalloc.start()
+    try:
+        detector.detect(detector.prepare(Image.fromarray(large)) for _ in range(4))
+        alone = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        assert len(detector([Image.fromarray(large)] * 12)) == 12
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * alone
+    finally:
+        tracemalloc.stop()
 
 
 def test_an_answer_becomes_json(detector):

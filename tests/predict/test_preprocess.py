@@ -153,3 +153,20 @@ def test_bad_files_are_named(tmp_path):
     for name in ("cut.jpg", "text.jpg", "empty.png", "missing.jpg", "."):
         with pytest.raises(UserError, match=str(tmp_path / name)):
             load_image(tmp_path / name)
+
+
+def test_an_image_of_values_that_are_not_grey_levels_is_named(tmp_path):
+    cases = {"deep.tif": np.full((4, 4), 70_000, np.int32), "float.tif": np.full((4, 4), 9.0)}
+    for name, values in cases.items():
+        Image.fromarray(values.astype(np.int32 if name == "deep.tif" else np.float32)).save(
+            tmp_path / name
+        )
+        with pytest.raises(UserError, match=f"cannot use the image {tmp_path / name}"):
+            load_image(tmp_path / name)
+
+
+def test_an_image_beyond_pillows_limit_says_what_to_do(tmp_path, monkeypatch):
+    Image.fromarray(RGB).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    with pytest.raises(UserError, match=r"large\.png .*scale it down or cut it up"):
+        load_image(tmp_path / "large.png")

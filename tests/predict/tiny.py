@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from flax import linen as nn
 
@@ -33,8 +34,10 @@ def tiny_detr() -> tuple[nn.Module, dict]:
     return model, unflatten(flat)
 
 
-def save_tiny(folder: Path) -> Path:
-    """A folder of these weights."""
+def save_tiny(folder: Path, damaged: str | None = None) -> Path:
+    """A folder of these weights, those of the part `damaged` not finite."""
     _, params = tiny_detr()
+    if damaged:
+        params[damaged] = jax.tree.map(lambda x: x * np.nan, params[damaged])
     save_pretrained(folder, "detr.tiny", FIELDS, params, classes=CLASSES, image=CONFIG, probe=False)
     return folder
