@@ -5,6 +5,7 @@ its input with its own image and annotation numbers, because it marks "unmatched
 id 0 and turns image ids into integers, and our sources may use either.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -121,26 +122,49 @@ def _check_records(records: Sequence[Record], ground_truth: Mapping) -> None:
 
 def _engine_truth(ground_truth: Mapping, images: Mapping, iou_type: IouType) -> dict:
     annotations = [a for a in ground_truth["annotations"] if a["image_id"] in images]
-    geometry = ("bbox", "segmentation") if iou_type == "segm" else ("bbox",)
+    geometry = "segmentation" if iou_type == "segm" else "bbox"
     return {
         "images": [
-            {"id": images[image["id"]], "height": image["height"], "width": image["width"]}
+            {"id": images[image["id"]], **_size(image, iou_type)}
             for image in ground_truth["images"]
             if image["id"] in images
         ],
-        "categories": [dict(category) for category in ground_truth["categories"]],
+        "categories": [{"id": c["id"], "name": _name(c)} for c in ground_truth["categories"]],
         "annotations": [
             {
                 "id": number,
                 "image_id": images[annotation["image_id"]],
                 "category_id": annotation["category_id"],
-                "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
+                "area": _area(annotation),
                 "iscrowd": int(annotation.get("iscrowd", 0)),
-                **{key: annotation[key] for key in geometry},
+                geometry: annotation[geometry],
             }
             for number, annotation in enumerate(annotations, 1)
         ],
     }
+
+
+def _size(image: Mapping, iou_type: IouType) -> dict[str, int]:
+    # Boxes are compared without it, and not every file states it.
+    size = {key: image[key] for key in ("height", "width") if image.get(key) is not None}
+    if iou_type == "segm" and len(size) < 2:
+        raise UserError(
+            f"the image {image['id']!r} has no height and width in the ground truth: masks cannot "
+            "be compared without; add them"
+        )
+    return size
+
+
+def _area(annotation: Mapping) -> float:
+    area = annotation.get("area")
+    if area is None:
+        _, _, width, height = annotation["bbox"]
+        area = width * height
+    return area
+
+
+def _name(category: Mapping) -> str:
+    return str(category.get("name") or f"category {category['id']}")
 
 
 def _engine_records(records: Sequence[Record], images: Mapping, iou_type: IouType) -> list[Record]:
@@ -159,24 +183,22 @@ def _engine_records(records: Sequence[Record], images: Mapping, iou_type: IouTyp
 
 
 def _distinct_names(categories: Sequence[Mapping]) -> dict:
-    names = [category["name"] for category in categories]
+    counts = Counter(map(_name, categories))
     return {
-        category["id"]: name if names.count(name) == 1 else f"{name} (id {category['id']})"
-        for category, name in zip(categories, names, strict=True)
+        category["id"]: f"{_name(category)} (id {category['id']})"
+        if counts[_name(category)] > 1
+        else _name(category)
+        for category in categories
     }
 
 
 def _per_class(precision: np.ndarray, classes: list, annotations: list[Record]) -> dict:
     # precision: IoU threshold, recall, class, area range (0 is all), number of detections (-1: 100)
+    objects = Counter(a["category_id"] for a in annotations if not a["iscrowd"])
     rows = {}
     for k, (category, name) in enumerate(classes):
         curves = precision[:, :, k, 0, -1]
-        objects = [a for a in annotations if a["category_id"] == category and not a["iscrowd"]]
-        rows[name] = {
-            "AP": _mean(curves),
-            "AP50": _mean(curves[0]),
-            "objects": len(objects),
-        }
+        rows[name] = {"AP": _mean(curves), "AP50": _mean(curves[0]), "objects": objects[category]}
     return rows
 
 

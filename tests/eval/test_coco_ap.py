@@ -4,12 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from faster_coco_eval import mask as rle
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from jaxseg.data.segmentation import encode_mask
 from jaxseg.errors import UserError
-from jaxseg.eval.coco_ap import METRICS, coco_table
+from jaxseg.eval.coco_ap import METRICS, _distinct_names, _per_class, coco_table
 from tests.eval.example import EXAMPLE, example, example_batches
 
 needs_example = pytest.mark.skipif(
@@ -143,10 +144,50 @@ def test_categories_of_one_name_stay_apart():
     assert set(coco_table(truth, []).per_class) == {"cell (id 7)", "cell (id 90)"}
 
 
+def test_images_need_no_size_and_categories_no_name():
+    truth = toy_truth()
+    truth["images"] = [{"id": image["id"]} for image in truth["images"]]
+    truth["categories"] = [{"id": 7}, {"id": 90, "name": None}]
+    table = coco_table(truth, perfect(truth))
+    assert table.stats["AP"] == pytest.approx(1)
+    assert set(table.per_class) == {"category 7", "category 90"}
+    assert "category 7" in str(table)
+
+
+def test_masks_need_neither_boxes_nor_areas_but_the_images_sizes():
+    truth = toy_truth()
+    for annotation in truth["annotations"]:
+        x, y, w, h = annotation.pop("bbox")
+        annotation["segmentation"] = [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    records = [
+        {"image_id": a["image_id"], "category_id": a["category_id"], "score": 0.9,
+         "segmentation": rle.merge(rle.frPyObjects(a["segmentation"], 100, 120))}
+        for a in truth["annotations"]
+    ]  # fmt: skip
+    assert coco_table(truth, records, "segm").stats["AP"] == pytest.approx(1)
+    del truth["images"][1]["height"]
+    with pytest.raises(UserError, match="'b' has no height and width"):
+        coco_table(truth, records, "segm")
+
+
+def test_many_categories_and_objects_take_no_more_than_their_sum():
+    count = 20_000  # 400 million comparisons, were each category to look at every object
+    truth = {
+        "images": [{"id": 1}],
+        "categories": [{"id": i, "name": f"{i % 7}"} for i in range(count)],
+        "annotations": [],
+    }
+    names = _distinct_names(truth["categories"])
+    assert names[9] == "2 (id 9)"
+    objects = [{"category_id": i, "iscrowd": i % 2} for i in range(count)]
+    rows = _per_class(np.zeros((1, 1, count, 1, 1)), list(names.items()), objects)
+    assert (rows["1 (id 8)"]["objects"], rows["2 (id 9)"]["objects"]) == (1, 0)
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
 def test_a_mask_survives_its_encoding():
-    from pycocotools import mask as rle
+    from pycocotools import mask as oracle
 
     mask = np.random.default_rng(0).random((7, 5)) > 0.5
     encoded = json.loads(json.dumps(encode_mask(mask)))
-    np.testing.assert_array_equal(rle.decode(encoded).astype(bool), mask)
+    np.testing.assert_array_equal(oracle.decode(encoded).astype(bool), mask)
