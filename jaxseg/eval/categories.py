@@ -82,7 +82,18 @@ def _names(classes: Classes) -> list[str]:
 
 
 def _ids_by_name(classes: Classes) -> dict[str, int]:
-    return {_key(name): category for name, category in _named(classes)}
+    ids: dict[str, int] = {}
+    names: dict[str, str] = {}
+    for name, category in _named(classes):
+        key = _key(name)
+        if key in ids:
+            raise UserError(
+                f"the data set's classes {names[key]!r} (id {ids[key]}) and {name!r} (id "
+                f"{category}) have one name, letter case aside, and the weights number their "
+                "classes otherwise: rename one of them"
+            )
+        ids[key], names[key] = category, name
+    return ids
 
 
 def _key(name: str) -> str:

@@ -2,24 +2,32 @@
 
 jaxseg eval facebook/detr-resnet-50 coco:/data/coco/val2017
 jaxseg eval runs/cells/best cells/instances_val.json --json metrics.json
+
+It uses all devices of all its processes; process 0 prints the table and writes the files.
 """
 
 import argparse
 from pathlib import Path
 
 from jaxseg.errors import UserError
+from jaxseg.eval.requirements import check_installed
+from jaxseg.parallel.processes import add_process_arguments, join_processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("weights", help="folder of weights, or a Hugging Face id")
     parser.add_argument("dataset", help="as for training, for example a COCO json file")
+    parser.add_argument("--model", help="builder of an official file (DC5 files look plain)")
+    parser.add_argument("--revision", help="branch, tag or commit of a Hugging Face id")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to FILE")
     parser.add_argument(
         "--results", type=Path, metavar="FILE", help="write the detections in COCO's form to FILE"
     )
     parser.add_argument(
-        "--batch-size", type=int, default=1, help="images at once (default: %(default)s)"
+        "--batch-size",
+        type=int,
+        help="images at once, on all devices together (default: one for each device)",
     )
     parser.add_argument(
         "--canvas",
@@ -32,20 +40,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=0, help="processes that load images (default: %(default)s)"
     )
+    add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate as the arguments say, print the table and write the files."""
+    """Evaluate as the arguments say, write the files and print the table."""
     _check(args)
+    join_processes(args)
     import jax
+
+    from jaxseg.parallel.mesh import MeshShape
+    from jaxseg.predict.result import refuse_not_finite
+
+    mesh = MeshShape().build()
+    evaluator, params = _prepare(args, mesh)
+    with refuse_not_finite(args.weights):
+        evaluation = evaluator.evaluate(params)
+    if jax.process_index() == 0:
+        _report(args, evaluation)
+    return 0
+
+
+def _prepare(args: argparse.Namespace, mesh):
+    """The evaluator and the parameters, which every device of the mesh holds."""
+    import jax
+    from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxseg.checkpoints import from_pretrained
     from jaxseg.data import open_dataset
     from jaxseg.eval.build import make_evaluator
     from jaxseg.eval.categories import match_categories
+    from jaxseg.parallel.shard import place
 
+    batch_size = _batch_size(args.batch_size, mesh.devices.size)
     dataset = open_dataset(args.dataset)
-    weights = from_pretrained(args.weights)
+    weights = from_pretrained(args.weights, model=args.model, revision=args.revision)
     annotated = {annotation["category_id"] for annotation in dataset.coco()["annotations"]}
     evaluator = make_evaluator(
         weights.model,
@@ -54,45 +83,52 @@ def run(args: argparse.Namespace) -> int:
         category_ids=match_categories(
             weights.classes, weights.model.num_classes, dataset.classes, annotated
         ),
-        batch_size=args.batch_size,
+        batch_size=batch_size,
         canvas=args.canvas,
+        mesh=mesh,
         limit=args.limit,
         workers=args.workers,
         precision="highest",
     )
-    evaluation = evaluator.evaluate(jax.device_put(weights.params))
-    if jax.process_index() == 0:
-        _report(args, evaluation)
-    return 0
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return evaluator, jax.tree.map(lambda x: place(x, everywhere), weights.params)
+
+
+def _batch_size(given: int | None, devices: int) -> int:
+    if given is not None and given % devices:
+        raise UserError(
+            f"--batch-size must be a multiple of the {devices} devices; got {given}: leave it "
+            f"out, or make it {-(-given // devices) * devices}"
+        )
+    return given or devices
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("batch_size", "limit"):
+    for name, least in {"batch_size": 1, "limit": 1, "workers": 0}.items():
         value = getattr(args, name)
-        if value is not None and value < 1:
-            raise UserError(f"--{name.replace('_', '-')} must be 1 or more; got {value}")
-    for path in (args.json, args.results):
-        if path is not None and path.is_dir():
-            raise UserError(f"{path} is a folder: name a file to write to")
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} must be {least} or more; got {value}")
+    check_installed()
+    # Late: the package of predictors imports JAX, which the help of the command does without.
+    from jaxseg.predict.outputs import check_distinct, check_file
+
+    files = {"--json": args.json, "--results": args.results}
+    for option, path in files.items():
+        check_file(option, path)
+    check_distinct(files)
 
 
 def _report(args: argparse.Namespace, evaluation) -> None:
     from jaxseg.predict.result import write_json
 
+    if args.json:
+        write_json(args.json, _plain(args, evaluation))
+    if args.results:
+        write_json(args.results, evaluation.records)
     print(evaluation.table)
     images = "1 image" if evaluation.images == 1 else f"{evaluation.images} images"
     padded = ", padded canvases" if args.canvas == "padded" else ""
     print(f"\n{images}, {evaluation.images_per_second:.2f} images/s{padded}")
-    if args.json:
-        _make_room(args.json)
-        write_json(args.json, _plain(args, evaluation))
-    if args.results:
-        _make_room(args.results)
-        write_json(args.results, evaluation.records)
-
-
-def _make_room(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _plain(args: argparse.Namespace, evaluation) -> dict:

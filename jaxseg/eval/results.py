@@ -1,11 +1,11 @@
 """From arrays of detections to the records that COCO's tools exchange as JSON."""
 
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 
 from jaxseg.data.segmentation import encode_mask
+from jaxseg.predict.result import warn_not_finite
 from jaxseg.structures import Detections
 
 
@@ -35,12 +35,7 @@ def coco_records(
     labels = np.asarray(detections.labels)
     masks = None if detections.masks is None else np.asarray(detections.masks)
     finite = np.isfinite(boxes).all(-1) & np.isfinite(scores)
-    if not finite.all():
-        warnings.warn(
-            f"{np.count_nonzero(~finite)} of {finite.size} detections are not finite and are left "
-            "out: the weights are damaged or training has diverged",
-            stacklevel=2,
-        )
+    warn_not_finite(finite)
     xywh = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1).round(3)
     records = []
     for row, image_id in enumerate(image_ids):

@@ -13,10 +13,10 @@ from jaxseg.data.classes import COCO_91, Classes
 from jaxseg.errors import UserError
 from jaxseg.eval.build import First, make_evaluator
 from jaxseg.eval.categories import match_categories
-from jaxseg.parallel.mesh import MeshShape
 from jaxseg.predict import Detector
 from tests.eval.test_gather import run_two
 from tests.eval.toy import IMAGE, ColourFinder, Rectangles
+from tests.train.processes import start
 
 PARAMS = {"gain": jnp.float32(1.0)}
 
@@ -94,10 +94,8 @@ def test_a_limit_judges_the_first_images_only():
 
 
 def test_a_mesh_gives_the_same_records():
-    mesh = MeshShape().build()
-    batch_size = 4 * len(jax.devices())
-    on_mesh = evaluator(batch_size=batch_size, mesh=mesh).evaluate(PARAMS)
-    assert on_mesh.records == evaluator(batch_size=3).evaluate(PARAMS).records
+    said = start("tests.eval.eight_devices", devices=8).communicate(timeout=240)[0]
+    assert "ok: the same records" in said.splitlines(), said
 
 
 @pytest.mark.parametrize("way", ["mesh", "alone"])
@@ -148,6 +146,12 @@ def test_models_without_names_match_by_count():
 def test_equal_names_stay_apart_by_their_order():
     data = Classes(("cell", "cell"), (3, 8))
     assert match_categories(Classes(("cell", "cell"), (0, 1)), 2, data) == (3, 8)
+
+
+def test_names_that_differ_by_letter_case_alone_are_refused():
+    data = Classes(("Cell", "cat", "cell "), (3, 5, 8))
+    with pytest.raises(UserError, match=r"'Cell' \(id 3\) and 'cell ' \(id 8\)"):
+        match_categories(Classes.from_names(["cat", "cell"]), 2, data)
 
 
 def test_a_class_the_weights_do_not_know_is_named():
