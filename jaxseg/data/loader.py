@@ -4,6 +4,7 @@ What step k yields is a pure function of (seed, k) and of the data set, on every
 run resumes exactly by asking for step k again, and hosts agree on shapes without talking.
 """
 
+import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
@@ -14,6 +15,7 @@ from jaxseg.data.edits import Size, apply
 from jaxseg.data.epochs import EMPTY
 from jaxseg.data.schedule import Place, Schedule
 from jaxseg.data.transforms import Transform
+from jaxseg.data.workers import elements, in_workers
 from jaxseg.errors import UserError
 from jaxseg.structures import Batch
 
@@ -142,17 +144,10 @@ class Loader:
         ahead = grain.ReadOptions(num_threads=1 if self._workers else 2, prefetch_buffer_size=2)
         stream = steps.to_iter_dataset(ahead)
         if self._workers:
-            _parse_no_flags()
-            workers = min(self._workers, stop - start_step)
-            stream = stream.mp_prefetch(
-                grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=2)
-            )
-        iterator = iter(stream)
-        try:
-            for loaded in iterator:
+            stream = in_workers(stream, min(self._workers, stop - start_step))
+        with contextlib.closing(elements(stream)) as loading:
+            for loaded in loading:
                 yield self._account(loaded)
-        finally:
-            iterator.close()
 
     def _attempt(self, step: int) -> Loaded:
         # An exception would cross the process border as text; this way it keeps its kind.
@@ -220,12 +215,3 @@ class Loader:
         example = example.select(~example.iscrowd)
         edits = self._transform.draw(example.size, self._schedule.rng(epoch, index))
         return apply(edits, example)
-
-
-def _parse_no_flags() -> None:
-    # grain reads absl flags when it starts processes, and absl wants them parsed by then; a
-    # program that is no absl app never does.
-    from absl import flags
-
-    if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()
