@@ -8,6 +8,14 @@ import jax
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+class Stopped(Exception):
+    """The run is asked to stop; `reason` is the signal's name or "preemption"."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
 class Interrupt:
     """While entered, the first signal sets `requested`; a second SIGINT interrupts at once.
 

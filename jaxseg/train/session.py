@@ -1,7 +1,9 @@
 """From an experiment to everything that a run needs: derived values are computed here."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +21,7 @@ from jaxseg.parallel.shard import check_batch_size, param_shardings, place
 from jaxseg.params import abstract_inputs, abstract_params, count, flatten, unflatten
 from jaxseg.train import state as states
 from jaxseg.train.experiment import Experiment
+from jaxseg.train.loop import Evaluate
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import Step, make_step
 from jaxseg.train.weights import named_labels, resolve_model
@@ -68,12 +71,12 @@ class Session:
         arguments = (self.init_params, self.make_state, self.experiment.sharding, self.mesh)
         return states.abstract_state(*arguments)
 
-    def evaluator(self) -> Callable[[Any, int], dict[str, float]] | None:
+    def evaluator(self) -> Evaluate | None:
         """A function from parameters to COCO metrics on the validation set, if there is one."""
         if self.val_set is None:
             return None
         data = self.experiment.data
-        return make_evaluator(
+        whole = make_evaluator(
             self.model,
             self.val_set,
             image=data.image,
@@ -84,6 +87,12 @@ class Session:
             workers=data.workers,
         )
 
+        def evaluate(params: Any, step: int, poll: Callable[[], None]) -> dict[str, float]:
+            batches = partial(_polled, whole.batches, poll)
+            return dataclasses.replace(whole, batches=batches)(params, step)
+
+        return evaluate
+
     def _load(self, params: dict[str, Any]) -> dict[str, Any]:
         if self.initial is None:
             return params
@@ -91,6 +100,13 @@ class Session:
         shardings = param_shardings(self.experiment.sharding, params, self.mesh)
         loaded = {path: place(value, shardings[path]) for path, value in self.initial.items()}
         return unflatten(drawn | loaded)
+
+
+def _polled(batches: Callable, poll: Callable[[], None]) -> Iterator:
+    with contextlib.closing(batches()) as loading:
+        for batch in loading:
+            poll()
+            yield batch
 
 
 def prepare(experiment: Experiment) -> Session:

@@ -12,7 +12,7 @@ from jaxseg.parallel.mesh import MeshShape
 from jaxseg.parallel.rules import DETR
 from jaxseg.parallel.shard import batch_sharding, global_batch
 from jaxseg.train.checkpoint import Checkpoints
-from jaxseg.train.loop import CompiledStep
+from jaxseg.train.compiled import CompiledStep
 from jaxseg.train.optim import Optimizer
 from jaxseg.train.state import abstract_state, create_state
 from tests.train.small import Parts, draw_batch, small_detr

@@ -10,13 +10,20 @@ from tests.train.small import QUICK_FLAGS
 ROOT = Path(__file__).parents[2]
 
 
-def start(module, *arguments, devices=1):
-    """Start `python -m module` on so many simulated devices."""
+def start(module, *arguments, devices=1, session=False):
+    """Start `python -m module` on so many simulated devices, in a group of processes of its own
+    for `session=True`."""
     flags = f"{QUICK_FLAGS} --xla_force_host_platform_device_count={devices}"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     command = [sys.executable, "-m", module, *map(str, arguments)]
     return subprocess.Popen(
-        command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=session,
     )
 
 

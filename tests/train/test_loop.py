@@ -10,8 +10,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxseg.parallel.mesh import MeshShape
 from jaxseg.train import loop
 from jaxseg.train.checkpoint import Checkpoints
-from jaxseg.train.loop import NonFiniteError, Plan, Trainer
-from jaxseg.train.metrics import MetricsLog
+from jaxseg.train.compiled import CompiledStep
+from jaxseg.train.loop import Plan, Trainer
+from jaxseg.train.metrics import EVALUATION, MetricsLog
+from jaxseg.train.nonfinite import NonFiniteError
 from tests.train.small import QUICK, Batches, Parts
 
 
@@ -87,7 +89,7 @@ def test_evaluation_runs_on_time_and_the_best_is_kept(tmp_path, capsys):
     values = {2: 0.5, 4: 0.9, 6: 0.7}
     asked = []
 
-    def evaluate(params, step):
+    def evaluate(params, step, poll):
         asked.append(step)
         assert "class_embed" in params
         return {"AP": values[step]}
@@ -125,7 +127,7 @@ def test_a_signal_stops_after_the_step_with_everything_saved(tmp_path):
 def test_an_evaluation_that_was_killed_is_made_up_for(tmp_path):
     asked = []
 
-    def evaluate(params, step):
+    def evaluate(params, step, poll):
         asked.append(step)
         if asked == [2, 4]:
             raise KeyboardInterrupt
@@ -139,3 +141,106 @@ def test_an_evaluation_that_was_killed_is_made_up_for(tmp_path):
     run(tmp_path, Batches(rows=2), evaluate, **plan)  # there is nothing left to do
     assert asked == [2, 4, 4, 6, 8]
     assert [line["step"] for line in lines(tmp_path) if "eval/AP" in line] == [2, 4, 6, 8]
+
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_while_evaluating_stops_at_once_with_the_step_saved(tmp_path):
+    asked = []
+
+    def evaluate(params, step, poll):
+        asked.append(step)
+        if len(asked) == 1:
+            interrupt()
+            poll()
+            pytest.fail("the evaluation goes on")
+        return {"AP": 0.5}
+
+    plan = {"evaluate_every": 3, "checkpoint_every": None}
+    outcome, checkpoints = run(tmp_path, Batches(rows=2), evaluate, **plan)
+    assert outcome.interrupted == "SIGTERM"
+    assert checkpoints.latest_step == int(outcome.state.step) == 3
+    run(tmp_path, Batches(rows=2), evaluate, **plan)
+    assert asked == [3, 3, 6]
+
+
+def test_a_signal_at_the_end_of_an_evaluation_is_heard_before_the_next_step(tmp_path):
+    def evaluate(params, step, poll):
+        interrupt()
+        return {"AP": 0.5}
+
+    outcome, checkpoints = run(tmp_path, Batches(rows=2), evaluate, evaluate_every=3)
+    assert (outcome.interrupted, checkpoints.latest_step) == ("SIGTERM", 3)
+    assert checkpoints.best_step == 3
+
+
+def test_a_signal_while_compiling_saves_the_state_as_it_is(tmp_path, monkeypatch):
+    compiled, plain = [], CompiledStep.compile
+
+    def compile_(self, *arguments):
+        plain(self, *arguments)
+        compiled.append(1)
+        if len(compiled) == 2:
+            interrupt()
+
+    monkeypatch.setattr(CompiledStep, "compile", compile_)
+    outcome, checkpoints = run(tmp_path, Batches(rows=2, sizes=(32, 16)), checkpoint_every=None)
+    assert outcome.interrupted == "SIGTERM"
+    assert checkpoints.latest_step == int(outcome.state.step) == 1
+
+
+def test_a_signal_in_the_last_step_says_so_and_the_evaluation_is_made_up_for(tmp_path):
+    class Interrupting(Batches):
+        def iterate(self, start_step, num_steps=None):
+            for step, batch in enumerate(super().iterate(start_step, num_steps), start_step):
+                if step == 5:
+                    interrupt()
+                yield batch
+
+    asked = []
+
+    def evaluate(params, step, poll):
+        asked.append(step)
+        return {"AP": 0.5}
+
+    outcome, checkpoints = run(tmp_path, Interrupting(rows=2), evaluate)
+    assert (outcome.interrupted, checkpoints.latest_step, asked) == ("SIGTERM", 6, [])
+    outcome, _ = run(tmp_path, Batches(rows=2), evaluate)
+    assert (outcome.interrupted, asked) == (None, [6])
+
+
+def test_a_loader_that_the_signal_ended_too_does_not_keep_the_run_from_saving(tmp_path):
+    class Dying(Batches):
+        def iterate(self, start_step, num_steps=None):
+            yield from super().iterate(start_step, 3)
+            interrupt()
+            raise RuntimeError("worker process was terminated")
+
+    outcome, checkpoints = run(tmp_path, Dying(rows=2), checkpoint_every=None)
+    assert (outcome.interrupted, checkpoints.latest_step) == ("SIGTERM", 3)
+
+
+def test_the_best_is_saved_before_its_evaluation_is_on_record(tmp_path, monkeypatch):
+    plain = MetricsLog.write
+
+    def write(self, step, values, prefix=""):
+        if prefix == EVALUATION and step == 4:
+            raise KeyboardInterrupt
+        plain(self, step, values, prefix)
+
+    values = {2: 0.5, 4: 0.9, 6: 0.7}
+    asked = []
+
+    def evaluate(params, step, poll):
+        asked.append(step)
+        return {"AP": values[step]}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricsLog, "write", write)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, Batches(rows=2), evaluate, evaluate_every=2)
+    _, checkpoints = run(tmp_path, Batches(rows=2), evaluate, evaluate_every=2)
+    assert asked == [2, 4, 4, 6]
+    assert checkpoints.best_step == 4
