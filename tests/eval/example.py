@@ -2,6 +2,7 @@
 
 import functools
 import json
+import lzma
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,16 +12,19 @@ from faster_coco_eval import mask as rle
 from jaxseg.eval.results import coco_records
 from jaxseg.structures import Detections
 
-EXAMPLE = Path(__file__).parents[2].parent / "shared" / "data" / "cocoapi_eval_example"
+EXAMPLE = Path(__file__).parent / "cocoapi_example"
 
 
 @functools.cache
 def example(iou_type: str) -> tuple[dict, list[dict], dict]:
     """Ground truth, made-up results and the expected numbers."""
-    truth = json.loads((EXAMPLE / "instances_val2014_100.json").read_text())
-    name = f"instances_val2014_fake{iou_type}100_results.json"
-    found = json.loads((EXAMPLE / name).read_text())
+    truth = _unpacked("instances_val2014_100.json.xz")
+    found = _unpacked(f"instances_val2014_fake{iou_type}100_results.json.xz")
     return truth, found, json.loads((EXAMPLE / "expected.json").read_text())["results"][iou_type]
+
+
+def _unpacked(name: str):
+    return json.loads(lzma.decompress((EXAMPLE / name).read_bytes()))
 
 
 def example_batches(iou_type: str, positions: Sequence[int], batch_size: int = 4) -> Iterator:

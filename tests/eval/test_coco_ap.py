@@ -11,11 +11,7 @@ from pycocotools.cocoeval import COCOeval
 from jaxseg.data.segmentation import encode_mask
 from jaxseg.errors import UserError
 from jaxseg.eval.coco_ap import METRICS, _distinct_names, _per_class, coco_table
-from tests.eval.example import EXAMPLE, example, example_batches
-
-needs_example = pytest.mark.skipif(
-    not EXAMPLE.exists(), reason="shared/data/cocoapi_eval_example is not beside the repository"
-)
+from tests.eval.example import example, example_batches
 
 
 def toy_truth() -> dict:
@@ -40,7 +36,6 @@ def perfect(truth: dict) -> list[dict]:
     ]
 
 
-@needs_example
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_our_detections_reproduce_the_published_numbers(iou_type):
     truth, _, expected = example(iou_type)

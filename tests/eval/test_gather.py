@@ -6,11 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from jaxseg.eval.coco_ap import METRICS
 from jaxseg.eval.gather import gather_records
-from tests.eval.example import EXAMPLE, example
+from tests.eval.example import example
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,9 +35,6 @@ def run_two(module: str, *args: str) -> list[str]:
     return [output for output, _ in answers]
 
 
-@pytest.mark.skipif(
-    not EXAMPLE.exists(), reason="shared/data/cocoapi_eval_example is not beside the repository"
-)
 def test_two_processes_reproduce_the_published_numbers():
     for output in run_two("tests.eval.gather_worker"):
         stats = json.loads(output.splitlines()[-1])

@@ -1,8 +1,11 @@
 """The detector's promises: one answer per image, whatever its canvas, batch and neighbours."""
 
 import copy
+import importlib
 import json
+import sys
 import tracemalloc
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,7 @@ from jaxseg.predict.detector import label_names
 from jaxseg.predict.preprocess import resize, resized_size
 from jaxseg.predict.result import NotFinite, best_first
 from jaxseg.structures import Images
+from tests.predict import supervision_stub
 from tests.predict.tiny import CLASSES, CONFIG, tiny_detr
 
 BUCKETS = [(64, 128), (128, 64)]
@@ -211,15 +215,30 @@ def test_an_answer_becomes_json(detector):
     np.testing.assert_allclose(first["box"], prediction.boxes[0], atol=0.006)
 
 
-@pytest.mark.filterwarnings("ignore:OpenCV:UserWarning")  # supervision works without it
-def test_an_answer_becomes_supervisions_detections(detector):
-    supervision = pytest.importorskip("supervision")
+@pytest.fixture
+def supervision(monkeypatch):
+    """The package itself where it is installed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it says that it works without OpenCV
+        try:
+            return importlib.import_module("supervision")
+        except ImportError:
+            monkeypatch.setitem(sys.modules, "supervision", supervision_stub)
+            return supervision_stub
+
+
+def test_an_answer_becomes_supervisions_detections(detector, supervision):
     prediction = detector(IMAGES[0], 0.0)
     detections = prediction.to_supervision()
     assert isinstance(detections, supervision.Detections)
     np.testing.assert_array_equal(detections.xyxy, prediction.boxes)
     np.testing.assert_array_equal(detections.confidence, prediction.scores)
+    np.testing.assert_array_equal(detections.class_id, prediction.labels)
     assert list(detections["class_name"]) == list(prediction.names)
-    nothing = detector(IMAGES[0], 1.0).to_supervision()
-    assert len(nothing) == 0
-    assert len(supervision.Detections.merge([nothing, detections])) == len(prediction)
+    assert len(detector(IMAGES[0], 1.0).to_supervision()) == 0
+
+
+def test_without_supervision_the_pip_line_is_told(detector, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ImportError, match=r"pip install 'jaxseg\[supervision\]'"):
+        detector(IMAGES[0], 0.0).to_supervision()
