@@ -1,10 +1,12 @@
 """Pictures of detections."""
 
 import colorsys
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from jaxseg.predict.fonts import font_for
 from jaxseg.predict.preprocess import ImageSource, load_image
 from jaxseg.predict.result import Prediction
 
@@ -14,11 +16,20 @@ Rectangle = tuple[float, float, float, float]
 _GOLDEN = 0.618034
 
 
+class Tag(NamedTuple):
+    """A name and where it stands."""
+
+    text: str
+    rectangle: Rectangle
+    font: ImageFont.FreeTypeFont
+
+
 def draw(image: ImageSource, prediction: Prediction, *, scores: bool = True) -> Image.Image:
     """The upright image with a frame and a name tag for each object.
 
     Objects of one class share a colour. Frames and letters grow with the image; tags stay inside
-    it and, where there is room, off each other; the surest objects lie on top.
+    it and, where there is room, off each other; the surest objects lie on top. On a small image
+    long names are cut off, and where letters would cover it there are frames alone.
 
     Args:
       image: what was given to the detector.
@@ -26,15 +37,15 @@ def draw(image: ImageSource, prediction: Prediction, *, scores: bool = True) -> 
     """
     picture = Image.fromarray(load_image(image))
     canvas = ImageDraw.Draw(picture)
-    thickness, font = _sizes(picture.size)
+    thickness, letters = _sizes(picture.size)
     boxes = prediction.clipped()
     order = range(len(prediction) - 1, -1, -1)
     for i in order:
         _frame(canvas, boxes[i], class_color(int(prediction.labels[i])), thickness, picture.size)
-    tags = _place_tags(canvas, prediction, boxes, font, picture.size, scores)
+    tags = _place_tags(canvas, prediction, boxes, letters, picture.size, scores)
     for i in order:
-        text, rectangle = tags[i]
-        _tag(canvas, text, rectangle, class_color(int(prediction.labels[i])), font)
+        if tags[i] is not None:
+            _draw_tag(canvas, tags[i], class_color(int(prediction.labels[i])))
     return picture
 
 
@@ -47,11 +58,12 @@ def class_color(label: int) -> Color:
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _sizes(size: tuple[int, int]) -> tuple[int, ImageFont.FreeTypeFont]:
+def _sizes(size: tuple[int, int]) -> tuple[int, float]:
+    """Thickness of frames and size of letters."""
     side = (size[0] * size[1]) ** 0.5
     thickness = max(1, round(side / 220))
     letters = min(max(10, side / 42), 0.5 * min(size) + 4)
-    return thickness, ImageFont.load_default(letters)
+    return thickness, letters
 
 
 def _frame(
@@ -63,14 +75,28 @@ def _frame(
     canvas.rectangle((x1, y1, x2, y2), outline=color, width=thickness)
 
 
-def _place_tags(canvas, prediction, boxes, font, size, scores) -> list[tuple[str, Rectangle]]:
-    tags: list[tuple[str, Rectangle]] = []
+def _place_tags(canvas, prediction, boxes, letters, size, scores) -> list[Tag | None]:
+    tags: list[Tag | None] = []
     for i, name in enumerate(prediction.names):
-        text = f"{name} {prediction.scores[i]:.2f}" if scores else name
-        places = _places(boxes[i], _extent(canvas, text, font), size)
-        free = (p for p in places if not any(_overlap(p, taken) for _, taken in tags))
-        tags.append((text, next(free, places[0])))
+        name = " ".join(name.split())
+        tail = f" {prediction.scores[i]:.2f}" if scores else ""
+        font = font_for(name + tail, letters)
+        text = _shorten(canvas, name, tail, font, size[0])
+        extent = _extent(canvas, text, font)
+        if not text or extent[1] > size[1] / 3:
+            tags.append(None)
+            continue
+        places = _places(boxes[i], extent, size)
+        taken = [tag.rectangle for tag in tags if tag is not None]
+        free = (p for p in places if not any(_overlap(p, other) for other in taken))
+        tags.append(Tag(text, next(free, places[0]), font))
     return tags
+
+
+def _shorten(canvas, name: str, tail: str, font, width: float) -> str:
+    """The name with as much of it, and the tail, as fits; "" if a few letters do not."""
+    texts = [name + tail, name, *(f"{name[:n]}.." for n in range(len(name) - 1, 2, -1))]
+    return next((text for text in texts if _extent(canvas, text, font)[0] <= width), "")
 
 
 def _extent(canvas, text: str, font) -> tuple[float, float]:
@@ -102,10 +128,11 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _tag(canvas, text: str, rectangle: Rectangle, color: Color, font) -> None:
-    canvas.rectangle(rectangle, fill=color)
-    x1, y1, x2, y2 = rectangle
-    canvas.text(((x1 + x2) / 2, (y1 + y2) / 2), text, fill=_ink(color), font=font, anchor="mm")
+def _draw_tag(canvas, tag: Tag, color: Color) -> None:
+    canvas.rectangle(tag.rectangle, fill=color)
+    x1, y1, x2, y2 = tag.rectangle
+    middle = (x1 + x2) / 2, (y1 + y2) / 2
+    canvas.text(middle, tag.text, fill=_ink(color), font=tag.font, anchor="mm")
 
 
 def _ink(color: Color) -> Color:
