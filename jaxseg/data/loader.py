@@ -11,9 +11,9 @@ from typing import Literal, NamedTuple
 
 from jaxseg.data.batching import by_area, collate
 from jaxseg.data.dataset import Dataset, Example
-from jaxseg.data.edits import Size, apply
+from jaxseg.data.edits import Size, apply, final_size
 from jaxseg.data.epochs import EMPTY
-from jaxseg.data.schedule import Place, Schedule
+from jaxseg.data.schedule import CanvasError, Place, Schedule
 from jaxseg.data.transforms import Transform
 from jaxseg.data.workers import elements, in_workers
 from jaxseg.errors import UserError
@@ -195,9 +195,9 @@ class Loader:
     def _read(self, index: int, place: Place, skipped: list[str]) -> tuple[Example | None, int]:
         """An augmented example, or what stands in for it if it cannot be read."""
         try:
-            return self._example(index, place.epoch), index
+            return self._example(index, place), index
         except UserError as error:
-            if not self._skip:
+            if isinstance(error, CanvasError) or not self._skip:
                 raise
             skipped.append(str(error))
         if not self._repeat:
@@ -205,13 +205,16 @@ class Loader:
         # Which image takes the place depends on `index` and the epoch alone.
         for other in self._schedule.companions(index, place)[:_REPLACEMENTS]:
             try:
-                return self._example(other, place.epoch), other
+                return self._example(other, place), other
+            except CanvasError:
+                raise
             except UserError as error:
                 skipped.append(str(error))
         raise UserError(f"too many images cannot be read; the last said: {skipped[-1]}")
 
-    def _example(self, index: int, epoch: int) -> Example:
+    def _example(self, index: int, place: Place) -> Example:
         example = self.dataset[index]
         example = example.select(~example.iscrowd)
-        edits = self._transform.draw(example.size, self._schedule.rng(epoch, index))
+        edits = self._transform.draw(example.size, self._schedule.rng(place.epoch, index))
+        self._schedule.check_fit(index, final_size(edits, example.size), place)
         return apply(edits, example)

@@ -15,6 +15,10 @@ from jaxseg.errors import UserError
 _ORDER = 2**63
 
 
+class CanvasError(UserError):
+    """An image is larger than the canvases: a matter of settings, not of the image."""
+
+
 class Place(NamedTuple):
     """What a step is.
 
@@ -85,6 +89,15 @@ class Schedule:
         plan = self._plan(epoch)
         return Place(epoch, int(plan.buckets[position]), plan.rows[position])
 
+    def check_fit(self, index: int, size: Size, place: Place) -> None:
+        """Raise `CanvasError` if an image as it is augmented does not fit the canvas of a step.
+
+        With one bucket, plans are made without sizes.
+        """
+        canvas = self.buckets[place.bucket]
+        if size[0] > canvas[0] or size[1] > canvas[1]:
+            raise self._too_large(index, size, self.buckets)
+
     def companions(self, index: int, place: Place) -> list[int]:
         """The other images on the canvas of a step in its epoch, from the one after `index` on."""
         plan = self._plan(place.epoch)
@@ -112,7 +125,9 @@ class Schedule:
             bucket_of = np.zeros(n, np.int64)
         else:
             bucket_of = self._fitting(range(n), epoch)
-        plan = plan_epoch(order, bucket_of, self.buckets, self._batch_size, self._drop_last)
+        plan = plan_epoch(
+            order, bucket_of, self.buckets, self._batch_size, self._drop_last, rng.random()
+        )
         if not self._shuffle:
             return plan
         # Else the buckets would come one after the other.
@@ -125,13 +140,14 @@ class Schedule:
         chosen = choose_buckets(sizes, self.buckets)
         if (chosen < 0).any():
             at = int(np.argmin(chosen))
-            height, width = sizes[at]
-            raise UserError(
-                f"image {self._image_ids[indices[at]]!r} becomes {height} x {width} (height x "
-                f"width) and fits none of the buckets {self.buckets}; add a larger bucket or "
-                "resize to a smaller size"
-            )
+            raise self._too_large(indices[at], sizes[at], self.buckets)
         return chosen
+
+    def _too_large(self, index: int, size: Size, canvases: Buckets) -> "CanvasError":
+        return CanvasError(
+            f"image {self._image_ids[index]!r} becomes {size[0]} x {size[1]} (height x width) and "
+            f"fits none of the buckets {canvases}; add a larger bucket or resize to a smaller size"
+        )
 
     def _size(self, index: int, epoch: int) -> Size:
         size = tuple(map(int, self._sizes[index]))

@@ -86,10 +86,9 @@ def test_epochs_are_of_one_length_whatever_the_buckets(n, seed):
             assert (np.asarray(BUCKETS[bucket_of[index]]) <= BUCKETS[bucket]).all()
 
 
-def test_where_no_canvas_holds_both_kinds_a_batch_is_of_one_kind():
-    buckets = BUCKETS[:2]
+@pytest.mark.parametrize(("chance", "kind"), [(0.1, 1), (0.3, 0), (0.9, 0)])
+def test_where_no_canvas_holds_both_kinds_chance_decides_by_their_numbers(chance, kind):
     bucket_of = np.asarray([0, 0, 0, 1])
-    plan = plan_epoch(np.arange(4), bucket_of, buckets, 4, drop_last=True)
-    assert plan.buckets.tolist() == [0]
-    assert (bucket_of[plan.rows] == 0).all()
-    assert set(plan.rows[0].tolist()) == {0, 1, 2}
+    plan = plan_epoch(np.arange(4), bucket_of, BUCKETS[:2], 4, drop_last=True, chance=chance)
+    assert plan.buckets.tolist() == [kind]
+    assert set(plan.rows[0].tolist()) == {i for i in range(4) if bucket_of[i] == kind}
