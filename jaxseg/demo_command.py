@@ -9,11 +9,15 @@ a finished run is evaluated and drawn again.
 """
 
 import argparse
+import os
 import shlex
+import shutil
+import sys
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 from jaxseg.errors import UserError
+from jaxseg.eval.requirements import check_installed
 
 CONFIG = "detr/synthetic"
 
@@ -29,10 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, draw, and say what to do next."""
+    _check(args)
     from jaxseg.train.configs import load_config
 
-    if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out {args.out} is a file: name a folder")
     scenes = load_config(CONFIG).data.val
     trained, weights = args.out / "run", args.out / "run" / "best"
     steps = [] if args.steps is None else [f"steps={args.steps}"]
@@ -46,6 +49,15 @@ def run(args: argparse.Namespace) -> int:
     picture = _draw(weights, pictures, args.out, args.threshold)
     print(f"\nunseen images, and what was found in them: {picture}\n\n{_next(weights)}")
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    from jaxseg.predict.outputs import check_folder
+
+    if not 0 <= args.threshold <= 1:
+        raise UserError(f"--threshold must lie in [0, 1]; got {args.threshold}")
+    check_folder("--out", args.out)
+    check_installed()
 
 
 def _jaxseg(*words) -> int:
@@ -78,10 +90,23 @@ def _draw(weights: Path, pictures: str, out: Path, threshold: float) -> Path:
     return path
 
 
+def program() -> str:
+    """How to call `jaxseg` from where the user stands: its name, if the shell would find it."""
+    own = Path(sys.executable).with_name("jaxseg")
+    found = shutil.which("jaxseg")
+    if found and Path(found).resolve() == own.resolve():
+        return "jaxseg"
+    folder = os.path.join(os.getcwd(), "")
+    if own.exists():
+        return shlex.quote(str(own).removeprefix(folder))
+    return f"{shlex.quote(sys.executable.removeprefix(folder))} -m jaxseg"
+
+
 def _next(weights: Path) -> str:
+    jaxseg = program()
     return f"""\
 Next, with images of your own:
-  jaxseg predict YOUR_IMAGES --weights {weights}        # it only knows these shapes
-  jaxseg doctor YOUR_DATA/annotations.json              # is the data set sound?
-  jaxseg train detr/finetune init=facebook/detr-resnet-50 \\
+  {jaxseg} predict YOUR_IMAGES --weights {shlex.quote(str(weights))}   # it only knows these shapes
+  {jaxseg} doctor YOUR_DATA/annotations.json   # is the data set sound?
+  {jaxseg} train detr/finetune init=facebook/detr-resnet-50 \\
       data.train=YOUR_DATA/train.json data.val=YOUR_DATA/val.json"""

@@ -1,10 +1,14 @@
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from jaxseg.checkpoints import from_pretrained
 from jaxseg.cli import main
+from jaxseg.demo_command import program
 
 
 def test_the_demo_trains_prints_a_table_and_draws_a_picture(tmp_path, capfd):
@@ -14,7 +18,7 @@ def test_the_demo_trains_prints_a_table_and_draws_a_picture(tmp_path, capfd):
     assert "$ jaxseg train detr/synthetic steps=2" in said
     assert "$ jaxseg eval" in said
     assert "AP50" in said
-    assert "jaxseg train detr/finetune" in said
+    assert f"{program()} train detr/finetune" in said
     with Image.open(out / "detections.png") as picture:
         assert min(picture.size) > 3 * 288
     assert from_pretrained(out / "run" / "best").classes.names == ("circle", "square", "triangle")
@@ -34,3 +38,36 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):
 def test_steps_below_one_are_refused(tmp_path, steps, capsys):
     assert main(["demo", "--out", str(tmp_path / "demo"), f"--steps={steps}"]) == 2
     assert "steps must be above 0" in capsys.readouterr().err
+
+
+def test_a_threshold_that_is_no_score_is_refused_before_training(tmp_path, capsys):
+    assert main(["demo", "--out", str(tmp_path / "demo"), "--threshold", "7"]) == 2
+    assert "--threshold must lie in [0, 1]; got 7.0" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
+
+
+def test_a_folder_below_a_file_is_refused_before_training(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["demo", "--out", str(tmp_path / "file" / "demo")]) == 2
+    assert "file, which is a file" in " ".join(capsys.readouterr().err.split())
+
+
+def test_without_the_extra_the_pip_line_comes_first(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "grain", None)
+    assert main(["demo", "--out", str(tmp_path / "demo")]) == 2
+    assert "pip install 'jaxseg[train]'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_the_commands_to_go_on_with_can_be_typed_as_they_stand(tmp_path, monkeypatch):
+    binaries = tmp_path / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(binaries / "python"))
+    monkeypatch.setenv("PATH", "/usr/bin")
+    assert program() == os.path.join(".venv", "bin", "python -m jaxseg")
+    script = binaries / "jaxseg"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    assert program() == str(Path(".venv", "bin", "jaxseg"))
+    monkeypatch.setenv("PATH", f"{binaries}{os.pathsep}/usr/bin")
+    assert program() == "jaxseg"
