@@ -2,6 +2,8 @@
 
     DIRECTORY/latest/STEP   the last two, and every `keep_every`-th for good
     DIRECTORY/best/STEP     the one whose evaluation was best
+    DIRECTORY/replaced/     the best one while it is saved anew
+    DIRECTORY/unreadable/   what was found damaged
 
 A step's folder appears under its name only when it is whole, so a killed save leaves nothing
 that could be taken for a checkpoint.
@@ -10,12 +12,14 @@ that could be taken for a checkpoint.
 import math
 import shutil
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
 
 from jaxseg.errors import UserError
 from jaxseg.train.state import TrainState
+from jaxseg.train.together import UnreadableError, move, once, read_together
 
 KEPT = 2  # should the newest be damaged on disk, there is one before it
 
@@ -30,6 +34,8 @@ class Checkpoints:
 
     def __init__(self, directory: str | Path, *, keep_every: int | None = None):
         self.directory = Path(directory).absolute()
+        self._replaced = self.directory / "replaced"
+        once(self._bring_back, "best checkpoint in its place")
         self._latest = _manager(self.directory / "latest", KEPT, keep_every)
         self._best = _manager(self.directory / "best", 1, None)
 
@@ -53,20 +59,28 @@ class Checkpoints:
         best = self.best_value()
         if math.isnan(value) or (best is not None and value < best):
             return False
-        if step in self._best.all_steps():
-            self._best.delete(step)
+        again = step in self._best.all_steps()
+        if again:
+            # A run that is killed here finds the old one again.
+            best = self.directory / "best" / str(step)
+            once(partial(move, best, self._replaced / str(step)), "best checkpoint laid aside")
+            self._best.reload()
         _save(self._best, step, state, {"value": value})
+        if again:
+            self._best.wait_until_finished()
+            gone = partial(shutil.rmtree, self._replaced, ignore_errors=True)
+            once(gone, "best checkpoint replaced")
         return True
 
     def best_value(self) -> float | None:
-        """What the best evaluation measured."""
-        from orbax.checkpoint import args
-
-        if self.best_step is None:
-            return None
-        self._best.wait_until_finished()
-        kept = self._best.restore(self.best_step, args=args.Composite(note=args.JsonRestore()))
-        return kept["note"]["value"]
+        """What the best evaluation measured; one that cannot be read is moved away."""
+        while (step := self.best_step) is not None:
+            self._best.wait_until_finished()
+            try:
+                return read_together(partial(_note, self._best, step))["value"]
+            except UnreadableError as error:
+                self._set_aside("best", {step: str(error)})
+        return None
 
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state that can be read, laid out as `abstract` says; None if none is saved.
@@ -80,14 +94,13 @@ class Checkpoints:
         damaged = {}
         for step in sorted(self._latest.all_steps(), reverse=True):
             try:
-                found = _shapes(_metadata(self._latest, step))
-                state = _restore(self._latest, step, abstract) if _agree(found, abstract) else None
-            except Exception as error:  # whatever a damaged file makes Orbax raise
-                damaged[step] = f"{type(error).__name__}: {str(error)[:200]}"
+                found, state = read_together(partial(_read, self._latest, step, abstract))
+            except UnreadableError as error:
+                damaged[step] = str(error)
                 continue
             if state is None:
                 raise UserError(_difference(self.directory, step, found, _shapes(abstract)))
-            self._set_aside(damaged)
+            self._set_aside("latest", damaged)
             return state
         if damaged:
             raise UserError(
@@ -97,9 +110,16 @@ class Checkpoints:
         return None
 
     def restore_best(self, abstract: TrainState) -> TrainState | None:
-        """The state of the best evaluation, or None."""
+        """The state of the best evaluation; None if there is none or it cannot be read."""
         step = self.best_step
-        return None if step is None else _restore(self._best, step, abstract)
+        if step is None:
+            return None
+        self._best.wait_until_finished()
+        try:
+            return read_together(partial(_restore, self._best, step, abstract))
+        except UnreadableError as error:
+            self._set_aside("best", {step: str(error)})
+            return None
 
     def reached_preemption(self, step: int) -> bool:
         """Whether the cluster is about to stop this job; agreed upon by all processes."""
@@ -111,24 +131,30 @@ class Checkpoints:
             manager.wait_until_finished()
             manager.close()
 
-    def _set_aside(self, damaged: dict[int, str]) -> None:
+    def _bring_back(self) -> None:
+        """Undo a replacement of the best that was killed before the new one was whole."""
+        old, new = _steps(self._replaced), _steps(self.directory / "best")
+        if old and not new:
+            move(old[0], self.directory / "best" / old[0].name)
+        shutil.rmtree(self._replaced, ignore_errors=True)
+
+    def _set_aside(self, kind: str, damaged: dict[int, str]) -> None:
+        best = kind == "best"
         for step, why in damaged.items():
             warnings.warn(
-                f"checkpoint {step} in {self.directory} cannot be read and is moved to "
-                f"unreadable/; going on from the one before ({why})",
+                f"checkpoint {kind}/{step} in {self.directory} cannot be read and is moved to "
+                f"unreadable/; going on {'without it' if best else 'from the one before'} ({why})",
                 stacklevel=3,
             )
-            if jax.process_index() == 0:
-                target = self.directory / "unreadable" / str(step)
-                shutil.rmtree(target, ignore_errors=True)
-                target.parent.mkdir(exist_ok=True)
-                (self.directory / "latest" / str(step)).rename(target)
+            target = self.directory / "unreadable" / (f"best-{step}" if best else str(step))
+            source = self.directory / kind / str(step)
+            once(partial(move, source, target), f"unreadable {kind}/{step} moved")
         if damaged:
-            if jax.process_count() > 1:
-                from jax.experimental import multihost_utils
+            (self._best if best else self._latest).reload()
 
-                multihost_utils.sync_global_devices("unreadable checkpoints moved")
-            self._latest.reload()
+
+def _steps(directory: Path) -> list[Path]:
+    return [entry for entry in directory.glob("*") if entry.name.isdigit()]
 
 
 def _manager(directory: Path, keep: int, keep_every: int | None):
@@ -168,15 +194,24 @@ def _restore(manager, step: int, abstract: TrainState) -> TrainState:
     return manager.restore(step, args=items)["state"]
 
 
+def _read(manager, step: int, abstract: TrainState) -> tuple[dict, TrainState | None]:
+    """The shapes that were saved, and the state if they are those of `abstract`."""
+    found = _shapes(_metadata(manager, step))
+    fits = found == _shapes(abstract)
+    return found, _restore(manager, step, abstract) if fits else None
+
+
+def _note(manager, step: int) -> dict:
+    from orbax.checkpoint import args
+
+    return manager.restore(step, args=args.Composite(note=args.JsonRestore()))["note"]
+
+
 def _metadata(manager, step: int):
     tree = manager.item_metadata(step)["state"]
     if tree is None:
         raise ValueError("the description of the arrays is missing")
     return tree.tree if hasattr(tree, "tree") else tree
-
-
-def _agree(found: dict[str, tuple[int, ...]], abstract: TrainState) -> bool:
-    return found == _shapes(abstract)
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ import pytest
 
 from jaxseg.errors import UserError
 from jaxseg.parallel.mesh import MeshShape
+from jaxseg.train import checkpoint, together
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.state import abstract_state
 from tests.train.small import Glance, Parts
@@ -16,6 +17,11 @@ from tests.train.worker import SHARDING
 @pytest.fixture(scope="module")
 def parts():
     return Parts(ema=0.9)
+
+
+@pytest.fixture(autouse=True)
+def _hurries(monkeypatch):
+    monkeypatch.setattr(together, "PAUSES", (0.0, 0.0))
 
 
 @pytest.fixture
@@ -74,7 +80,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_taken(parts, ch
     if damage == "half of it missing":
         shutil.rmtree(checkpoints.directory / "latest" / "4" / "state")
     reopened = Checkpoints(checkpoints.directory)
-    with pytest.warns(UserWarning, match="checkpoint 4 .* cannot be read"):
+    with pytest.warns(UserWarning, match="checkpoint latest/4 .* cannot be read"):
         restored = reopened.restore(abstract(parts))
     assert int(restored.step) == 2
     assert (checkpoints.directory / "unreadable" / "4").is_dir()
@@ -117,7 +123,64 @@ def test_the_best_is_the_highest_and_of_equals_the_newest(parts, checkpoints):
         if checkpoints.save_best(step, at_step(parts, step), value):
             kept.append(step)
     assert kept == [2, 3, 5]
+    assert [path.name for path in (checkpoints.directory / "best").iterdir()] == ["5"]
     reopened = Checkpoints(checkpoints.directory)
     assert reopened.best_value() == 0.3
     assert int(reopened.restore_best(abstract(parts)).step) == 5
+    reopened.close()
+
+
+def test_a_read_that_fails_once_moves_nothing(parts, checkpoints, monkeypatch):
+    checkpoints.save(2, at_step(parts, 2))
+    checkpoints.save(4, at_step(parts, 4))
+    plain, failures = checkpoint._restore, [OSError("stale file handle"), OSError("timed out")]
+
+    def restore(*arguments):
+        if failures:
+            raise failures.pop()
+        return plain(*arguments)
+
+    monkeypatch.setattr(checkpoint, "_restore", restore)
+    assert int(checkpoints.restore(abstract(parts)).step) == 4
+    assert not (checkpoints.directory / "unreadable").exists()
+
+
+def test_where_another_process_cannot_read_a_step_this_one_leaves_it_too(
+    parts, checkpoints, monkeypatch
+):
+    checkpoints.save(2, at_step(parts, 2))
+    checkpoints.save(4, at_step(parts, 4))
+    others = iter([False, False, False, True])
+    monkeypatch.setattr(together, "agree", lambda fine: fine and next(others))
+    with pytest.warns(UserWarning, match="latest/4 .*another process could not read it"):
+        assert int(checkpoints.restore(abstract(parts)).step) == 2
+
+
+@pytest.mark.parametrize("part", ["note", "state"])
+def test_a_damaged_best_is_set_aside_and_the_run_goes_on(parts, checkpoints, part):
+    checkpoints.save_best(2, at_step(parts, 2), 0.9)
+    for path in (checkpoints.directory / "best" / "2" / part).rglob("*"):
+        if path.is_file():
+            path.write_bytes(b"")
+    reopened = Checkpoints(checkpoints.directory)
+    with pytest.warns(UserWarning, match="checkpoint best/2 .* cannot be read"):
+        lost = reopened.best_value() if part == "note" else reopened.restore_best(abstract(parts))
+    assert lost is None
+    assert (checkpoints.directory / "unreadable" / "best-2").is_dir()
+    assert reopened.save_best(4, at_step(parts, 4), 0.1)
+    assert int(reopened.restore_best(abstract(parts)).step) == 4
+    reopened.close()
+
+
+def test_a_best_that_is_saved_anew_is_never_lost(parts, checkpoints, monkeypatch):
+    checkpoints.save_best(2, at_step(parts, 2), 0.5)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_save", lambda *arguments: pytest.fail("killed"))
+        with pytest.raises(pytest.fail.Exception):
+            checkpoints.save_best(2, at_step(parts, 2), 0.5)
+    reopened = Checkpoints(checkpoints.directory)
+    assert (reopened.best_step, reopened.best_value()) == (2, 0.5)
+    assert reopened.save_best(2, at_step(parts, 2), 0.6)
+    assert reopened.best_value() == 0.6
+    assert not (checkpoints.directory / "replaced").exists()
     reopened.close()
