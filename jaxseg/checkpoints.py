@@ -7,7 +7,7 @@ output = pretrained.model.apply({"params": pretrained.params}, images)
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +20,14 @@ from flax import linen as nn
 from jaxseg import __version__, hub, native
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
+from jaxseg.native import is_native
 from jaxseg.ops.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxseg.params import abstract_inputs, abstract_params, flatten, unflatten
 from jaxseg.probe import record_probe
 
 logger = logging.getLogger(__name__)
 
+ASSUMED_COCO = "COCO's class names (91 labels, as in the published weights)"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -100,6 +102,7 @@ def save_pretrained(
     image: ImageConfig | None = None,
     origin: Mapping[str, Any] | None = None,
     probe: bool = True,
+    replace: bool = True,
 ) -> None:
     """Write a folder that `from_pretrained` rebuilds the model from, whole or not at all.
 
@@ -109,10 +112,11 @@ def save_pretrained(
       params: nested arrays of the model.
       origin: `Pretrained.origin`, so that the official form can be written again.
       probe: store the digests that `jaxseg verify` compares with (one small forward pass).
+      replace: overwrite native weights that are there.
 
     Raises:
       UserError: parameters that are not the model's (each is named), or a folder that holds
-        other files.
+        anything but native weights.
     """
     image = image or ImageConfig()
     model = native.build_model(model_name, model_kwargs, "save_pretrained")
@@ -138,7 +142,7 @@ def save_pretrained(
             native.write_json(folder / native.PROBE, record)
         native.write_json(folder / native.CONFIG, config)
 
-    native.write_folder(directory, write)
+    native.write_folder(directory, write, replace=replace)
 
 
 def from_pretrained(
@@ -157,7 +161,8 @@ def from_pretrained(
       name_or_path: a folder of `save_pretrained` or of Hugging Face's `save_pretrained`, an
         official `.pth` or `.safetensors` file, or a Hugging Face id, which is fetched,
         converted and kept.
-      model: builder of an official file, whose keys do not tell a DC5 model from a plain one.
+      model: builder of an official file, whose keys do not tell a DC5 model from a plain one;
+        other forms say it themselves and must agree.
       num_classes, classes: what the model shall tell apart. If the weights were made for other
         classes, the class head starts from random weights, and a warning says so.
       revision: branch, tag or commit of a Hugging Face id.
@@ -167,58 +172,100 @@ def from_pretrained(
     Raises:
       UserError: nothing there, damaged or unknown weights, or shapes that do not fit.
     """
+    heads = model_overrides.get("num_heads") if Path(name_or_path).is_file() else None
     source = open_source(
-        name_or_path, model=model, revision=revision, local_files_only=local_files_only
+        name_or_path,
+        model=model,
+        num_heads=heads,
+        revision=revision,
+        local_files_only=local_files_only,
     )
     for note in source.notes:
         logger.warning("%s: assumed %s", name_or_path, note)
-    return _assemble(source, str(name_or_path), num_classes, classes, model_overrides)
+    return assemble(source, str(name_or_path), num_classes, classes, model_overrides)
 
 
 def open_source(
     name_or_path: str | os.PathLike,
     *,
     model: str | None = None,
+    num_heads: int | None = None,
     revision: str | None = None,
     local_files_only: bool | None = None,
 ) -> Source:
     """Find and read weights; foreign ones are converted. Arguments of `from_pretrained`."""
     path = Path(name_or_path)
+    if num_heads is not None and not path.is_file():
+        raise UserError(
+            f"{name_or_path} says itself how many heads its model has; num_heads={num_heads} is "
+            "for an official file, which does not"
+        )
     if path.exists():
-        return _open_local(path, model)
-    if not HUB_ID.fullmatch(str(name_or_path)):
+        source = _open_local(path, model, num_heads)
+    elif HUB_ID.fullmatch(str(name_or_path)):
+        source = _open_hub(str(name_or_path), revision, local_files_only)
+    else:
         raise UserError(
             f"{name_or_path} does not exist; give a folder of weights, a .pth or .safetensors "
             "file, or a Hugging Face id such as facebook/detr-resnet-50"
         )
-    snapshot = hub.fetch(str(name_or_path), revision, local_files_only)
+    if model not in (None, source.name):
+        raise UserError(
+            f"{name_or_path} says itself that its model is {source.name}; {model} was asked for: "
+            "leave the model out"
+        )
+    return source
+
+
+def _open_hub(repo: str, revision: str | None, local_files_only: bool | None) -> Source:
+    snapshot = hub.fetch(repo, revision, local_files_only)
     if is_native(snapshot):
         return _open_native(snapshot)
-    cached = hub.converted_folder(str(name_or_path), snapshot.name)
-    if not is_native(cached):
-        source = _open_local(snapshot, model)
-        save_source(source, cached, probe=False)
-    return _open_native(cached)
+    cached = hub.converted_folder(repo, snapshot.name)
+    if is_native(cached):
+        return _open_native(cached)
+    source = _open_local(snapshot)
+    try:
+        save_source(source, cached, probe=False, replace=False)
+    except UserError:
+        if not is_native(cached):  # else another process was first
+            raise
+    return source
 
 
 def load_backbone(path: str | os.PathLike, model: nn.Module) -> dict:
     """Nested parameters for `model`'s backbone, such as ImageNet's to begin a training with.
 
     Args:
-      path: a torchvision ResNet's file, or an official detector's, whose backbone is taken.
-      model: a detector with a frozen-batch-norm ResNet of the same depth.
+      path: a torchvision ResNet's file, or a detector's whose backbone is taken: an official
+        file, a native folder (or the weights in it) or one of Hugging Face.
+      model: a detector with a ResNet of the same size; foreign weights have frozen batch norms.
 
     Raises:
       UserError: unreadable weights, or a report of all that does not fit.
     """
+    path, shapes = Path(path), abstract_params(model)["backbone"]
+    folder = path.parent if path.name == native.WEIGHTS else path
+    if is_native(folder):
+        return _native_backbone(folder, flatten(shapes))
     from jaxseg_convert_torch.sources import load_backbone_file
 
-    params = load_backbone_file(Path(path), abstract_params(model)["backbone"])
-    return jax.tree.map(jnp.asarray, params)
+    return jax.tree.map(jnp.asarray, load_backbone_file(path, shapes))
 
 
-def save_source(source: Source, directory: str | os.PathLike, *, probe: bool = True) -> None:
-    """Write weights as found in the native form."""
+def _native_backbone(folder: Path, shapes: Mapping[str, Any]) -> dict:
+    source, prefix = _open_native(folder), "backbone/"
+    flat = {
+        path.removeprefix(prefix): value
+        for path, value in source.flat.items()
+        if path.startswith(prefix)
+    }
+    _check_shapes(flat, shapes, f"the backbone of {folder}")
+    return unflatten({p: jnp.asarray(value, shapes[p].dtype) for p, value in flat.items()})
+
+
+def save_source(source: Source, directory: str | os.PathLike, **options: bool) -> None:
+    """Write weights as found in the native form; `probe` and `replace` of `save_pretrained`."""
     save_pretrained(
         directory,
         source.name,
@@ -227,23 +274,17 @@ def save_source(source: Source, directory: str | os.PathLike, *, probe: bool = T
         classes=source.classes,
         image=source.image,
         origin=source.origin,
-        probe=probe,
+        **options,
     )
 
 
-def is_native(directory: Path) -> bool:
-    """Whether a folder has a `config.json` of ours."""
-    path = directory / native.CONFIG
-    return path.is_file() and native.read_json(path).get("format") == "jaxseg"
-
-
-def _open_local(path: Path, model: str | None) -> Source:
+def _open_local(path: Path, model: str | None = None, num_heads: int | None = None) -> Source:
     if path.is_dir() and is_native(path):
         return _open_native(path)
     # The converter imports this package; nothing else here may import the converter.
     from jaxseg_convert_torch.sources import open_foreign
 
-    return open_foreign(path, model)
+    return open_foreign(path, model, num_heads)
 
 
 def _open_native(directory: Path) -> Source:
@@ -253,14 +294,28 @@ def _open_native(directory: Path) -> Source:
         image = ImageConfig(**config["image"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / native.CONFIG} is damaged: {error}") from error
+    model = native.build_model(config["model"], config["kwargs"], str(directory / native.CONFIG))
+    if classes and len(classes) != model.num_classes:
+        raise UserError(
+            f"{directory / native.CONFIG} names {len(classes)} classes and its model has "
+            f'{model.num_classes}; mend its "classes", or set them to null'
+        )
     flat = native.read_weights(directory / native.WEIGHTS)
     return Source(flat, config["model"], config["kwargs"], classes, image, config.get("origin"))
 
 
-def _assemble(source, origin, num_classes, classes, overrides) -> Pretrained:
+def assemble(
+    source: Source,
+    origin: str,
+    num_classes: int | None = None,
+    classes: Classes | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Pretrained:
+    """Build the model of weights as found; `origin` names them in errors, the rest is
+    `from_pretrained`'s."""
     if classes is not None and num_classes not in (None, len(classes)):
         raise UserError(f"num_classes={num_classes}, but {len(classes)} classes were given")
-    kwargs = dict(source.kwargs) | overrides
+    kwargs = dict(source.kwargs) | dict(overrides or {})
     stored = native.build_model(source.name, kwargs, origin)
     wanted = len(classes) if classes is not None else num_classes
     if wanted is not None:
@@ -272,7 +327,8 @@ def _assemble(source, origin, num_classes, classes, overrides) -> Pretrained:
         _say_fresh(origin, stored, model, fresh)
     shapes = flatten(abstract_params(model))
     kept = {path: value for path, value in source.flat.items() if path not in fresh}
-    _check_shapes(kept, {p: s for p, s in shapes.items() if p not in fresh}, origin)
+    wanted = {p: s for p, s in shapes.items() if p not in fresh}
+    _check_shapes(kept, wanted, origin, lambda: class_head(source.name, kwargs))
     flat = {path: jnp.asarray(value, shapes[path].dtype) for path, value in kept.items()}
     flat |= initial_params(model, fresh)
     names = classes or (None if fresh else source.classes)
@@ -321,7 +377,7 @@ def initial_params(model: nn.Module, paths: set[str], seed: int = 0) -> dict[str
     return jax.jit(draw)(jax.random.key(seed))
 
 
-def _check_shapes(flat, shapes, what: str) -> None:
+def _check_shapes(flat, shapes, what: str, head: Callable[[], set[str]] = set) -> None:
     lines = [f"missing    {path}" for path in shapes if path not in flat]
     lines += [f"unexpected {path}" for path in flat if path not in shapes]
     lines += [
@@ -331,7 +387,7 @@ def _check_shapes(flat, shapes, what: str) -> None:
     ]
     if lines:
         hint = ""
-        if any("misshapen" in line and "class_embed" in line for line in lines):
+        if any(path in flat and flat[path].shape != tuple(shapes[path].shape) for path in head()):
             hint = " (to load for another number of classes, pass num_classes= or classes=)"
         report = "\n".join(f"  {line}" for line in sorted(lines))
         raise UserError(f"{what} does not fit the model{hint}:\n{report}")

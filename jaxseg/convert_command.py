@@ -3,17 +3,21 @@
 jaxseg convert detr-r50-e632da11.pth weights/detr-r50
 jaxseg convert facebook/detr-resnet-50 weights/detr-r50
 jaxseg convert weights/mine mine.pth --to official
-jaxseg convert weights/mine mine-hf --to huggingface
+jaxseg convert weights/mine mine-hf --to huggingface --classes cell,platelet
 """
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from jaxseg.checkpoints import Source, from_pretrained, open_source, save_source
+from jaxseg.checkpoints import ASSUMED_COCO, Source, assemble, open_source, save_source
+from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
+from jaxseg.native import build_model, read_json
 
 FORMS = ("native", "official", "huggingface")
 
@@ -31,6 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", help="builder of an official file (DC5 files look like plain ones)"
     )
+    parser.add_argument(
+        "--num-heads", type=int, metavar="N", help="of an official file, whose keys do not tell"
+    )
+    parser.add_argument(
+        "--classes",
+        metavar="NAMES",
+        help="what the labels are called: a,b,c in their order, a text file with a name a line, "
+        "or a JSON file of COCO's form",
+    )
     parser.add_argument("--to", choices=FORMS, default="native", help="form to write")
     parser.add_argument("--revision", help="branch, tag or commit of a Hugging Face id")
     parser.add_argument(
@@ -40,10 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert and print a report; 2 with the whole report where something does not fit."""
+    _check_apart(Path(args.source), args.destination)
     try:
-        if args.to == "native":
-            return _to_native(args)
-        return _write_back(args)
+        source = _open(args)
+        return _to_native(args, source) if args.to == "native" else _write_back(args, source)
     except UserError as error:
         # The report has a line for each problem, which one paragraph would run together.
         if "\n" not in str(error):
@@ -52,8 +65,60 @@ def run(args: argparse.Namespace) -> int:
         return 2
 
 
-def _to_native(args) -> int:
-    source = open_source(args.source, model=args.model, revision=args.revision)
+def _check_apart(source: Path, destination: Path) -> None:
+    if source.exists() and destination.exists() and source.samefile(destination):
+        raise UserError(
+            f"SRC and DST are both {source}, which would be overwritten; give another destination"
+        )
+
+
+def _open(args) -> Source:
+    source = open_source(
+        args.source, model=args.model, num_heads=args.num_heads, revision=args.revision
+    )
+    if args.classes is None:
+        return source
+    model = build_model(source.name, source.kwargs, args.source)
+    classes = read_names(args.classes, model.num_classes)
+    notes = [note for note in source.notes if note != ASSUMED_COCO]
+    return dataclasses.replace(source, classes=classes, notes=notes)
+
+
+def read_names(said: str, count: int) -> Classes:
+    """Names for `count` labels from what `--classes` says.
+
+    COCO's categories are numbered from 0, or by their own ids where only that gives `count`.
+
+    Raises:
+      UserError: an unreadable file, or another number of names.
+    """
+    path = Path(said)
+    if path.suffix == ".json":
+        found = _read_categories(path)
+    elif path.is_file():
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+        found = [Classes.from_names(line.strip() for line in lines if line.strip())]
+    else:
+        found = [Classes.from_names(name.strip() for name in said.split(","))]
+    fitting = [classes for classes in found if len(classes) == count]
+    if not fitting:
+        counts = " or ".join(str(len(classes)) for classes in found)
+        raise UserError(
+            f"--classes {said} gives {counts} names and the model has {count} labels; give one "
+            "name for each label, in the labels' order"
+        )
+    return fitting[0]
+
+
+def _read_categories(path: Path) -> list[Classes]:
+    content = read_json(path)
+    categories = content.get("categories") if isinstance(content, Mapping) else None
+    if not isinstance(categories, list):
+        raise UserError(f'{path} has no list "categories", as COCO\'s annotation files do')
+    return [Classes.from_categories(categories, how) for how in ("contiguous", "raw")]
+
+
+def _to_native(args, source: Source) -> int:
     for line in describe(args.source, source):
         print(line)
     save_source(source, args.destination, probe=not args.no_probe)
@@ -82,10 +147,12 @@ def describe(name: str, source: Source) -> list[str]:
     return lines
 
 
-def _write_back(args) -> int:
+def _write_back(args, source: Source) -> int:
     from jaxseg_convert_torch.sources import write_huggingface, write_official
 
-    pretrained = from_pretrained(args.source, model=args.model, revision=args.revision)
+    for note in source.notes:
+        print(f"assumed  {note}")
+    pretrained = assemble(source, args.source)
     write = write_official if args.to == "official" else write_huggingface
     count = write(pretrained, args.destination)
     print(f"wrote    {args.destination}: {count} tensors of the {args.to} form")

@@ -23,39 +23,76 @@ from jaxseg.models import MODELS, build
 
 WEIGHTS, CONFIG, PROBE = "model.safetensors", "config.json", "probe.json"
 FORMAT = 1
+# Builder arguments that a model divides by or shapes its arrays with.
+COUNTS = ("width", "num_heads", "feedforward", "num_queries", "stem")
 
 
-def write_folder(directory: str | os.PathLike, write: Callable[[Path], None]) -> None:
+def write_folder(
+    directory: str | os.PathLike, write: Callable[[Path], None], *, replace: bool = True
+) -> None:
     """Let `write` fill a folder beside `directory`, then put it in its place.
 
+    Args:
+      replace: native weights that are there give way; otherwise only an empty folder does.
+
     Raises:
-      UserError: `directory` holds files that are not a checkpoint's, which would be lost.
+      UserError: `directory` holds anything else, which would be lost, or cannot be written.
     """
     directory = Path(directory).absolute()
-    _check_replaceable(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    _check_replaceable(directory, replace)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {directory}: {error.strerror or error}") from error
     try:
         new, old = partial / "new", partial / "old"
         new.mkdir()
         write(new)
-        if directory.exists():
+        _swap(new, directory, old, replace)
+    finally:
+        # What could not be moved back is all that is left of the old weights.
+        shutil.rmtree(partial if not old.exists() or directory.exists() else new, True)
+
+
+def _swap(new: Path, directory: Path, old: Path, replace: bool) -> None:
+    try:
+        if replace and directory.exists():
             os.replace(directory, old)
         os.replace(new, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        if old.exists() and not directory.exists():
+            os.replace(old, directory)
+        raise UserError(
+            f"cannot put the weights at {directory}: {error.strerror or error}; what was there "
+            "is as it was"
+        ) from error
 
 
-def _check_replaceable(directory: Path) -> None:
-    if directory.is_dir():
-        ours = {WEIGHTS, CONFIG, PROBE, "preprocessor_config.json"}
-        if others := sorted({entry.name for entry in directory.iterdir()} - ours):
-            raise UserError(
-                f"{directory} is not empty and holds other files ({', '.join(others[:5])}); "
-                "choose another folder"
-            )
-    elif directory.exists():
-        raise UserError(f"{directory} is a file; weights are saved in a folder")
+def _check_replaceable(directory: Path, replace: bool) -> None:
+    if not directory.is_dir():
+        if directory.exists():
+            raise UserError(f"{directory} is a file; weights are saved in a folder")
+        return
+    names = {entry.name for entry in directory.iterdir()}
+    if others := sorted(names - {WEIGHTS, CONFIG, PROBE, "preprocessor_config.json"}):
+        raise UserError(
+            f"{directory} is not empty and holds other files ({', '.join(others[:5])}); "
+            "choose another folder"
+        )
+    if names and not (replace and is_native(directory)):
+        only = "only jaxseg's native weights are" if replace else "only an empty folder is"
+        raise UserError(
+            f"{directory} holds {', '.join(sorted(names))}, which would be lost ({only} "
+            "replaced); choose another folder, or remove this one first"
+        )
+
+
+def is_native(directory: Path) -> bool:
+    """Whether a folder has a `config.json` of ours."""
+    path = directory / CONFIG
+    config = read_json(path) if path.is_file() else None
+    return isinstance(config, dict) and config.get("format") == "jaxseg"
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -115,7 +152,7 @@ def read_native_config(directory: Path) -> dict[str, Any]:
             f"{directory} has format {config.get('version')}, this jaxseg reads {FORMAT}; "
             "install the jaxseg that wrote it"
         )
-    if config.get("model") not in MODELS or not isinstance(config.get("kwargs"), dict):
+    if str(config.get("model")) not in MODELS or not isinstance(config.get("kwargs"), dict):
         raise UserError(
             f"{directory / CONFIG} names the model {config.get('model')!r}; "
             f"there are {', '.join(sorted(MODELS))}"
@@ -125,6 +162,12 @@ def read_native_config(directory: Path) -> dict[str, Any]:
 
 def build_model(name: str, kwargs: Mapping[str, Any], source: str):
     """`models.build` with errors that name where the arguments came from."""
+    for argument in COUNTS:
+        value = kwargs.get(argument, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(
+                f"{source}: {argument} of {name} must be a whole number above 0; got {value!r}"
+            )
     try:
         return build(name, **decode_kwargs(kwargs))
     except (TypeError, ValueError) as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 
 from jaxseg import native
-from jaxseg.checkpoints import from_pretrained, is_native
+from jaxseg.checkpoints import from_pretrained
 from jaxseg.errors import UserError
 from jaxseg.probe import Drift, compare, record_probe
 
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 if the file is what was saved and no block drifts, else 1."""
-    if not is_native(args.directory):
+    if not native.is_native(args.directory):
         raise UserError(f"{args.directory} has no config.json of jaxseg; see `jaxseg convert`")
     intact = _check_file(args.directory)
     drifts = verify(args.directory, args.precision)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
-from jaxseg.checkpoints import ImageConfig, from_pretrained, open_source
+from jaxseg.checkpoints import ImageConfig, Pretrained, from_pretrained, open_source
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.structures import Images
 from jaxseg_convert_torch import TABLES, read_state_dict, revert
-from jaxseg_convert_torch.huggingface import read_config, read_preprocessor, write_preprocessor
+from jaxseg_convert_torch.huggingface import read_config
 from jaxseg_convert_torch.sources import write_huggingface
-from tests.small_detr import assert_same
+from tests.small_detr import FIELDS, assert_same, drawn, small
 
 NAMES = {0: "N/A", 1: "cell", 2: "platelet"}
 
@@ -143,6 +143,80 @@ def test_transformers_loads_what_is_written_back(saved, tmp_path):
     assert from_pretrained(tmp_path / "out").image.short_side == 480
 
 
+def test_a_pickled_folder_loads(saved, tmp_path):
+    model, folder = saved
+    (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert_parity(model, from_pretrained(tmp_path))
+
+
+def ours(fields, classes):
+    model = small(**fields)
+    image, kwargs = ImageConfig(), FIELDS | fields
+    return Pretrained(model, drawn(model), classes, image, "detr.r50", kwargs)
+
+
+def test_category_ids_come_back(tmp_path):
+    classes = Classes(("red", "white", "N/A"), (1, 5, 2))
+    write_huggingface(ours({}, classes), tmp_path / "out")
+    source = open_source(tmp_path / "out")
+    assert source.classes == classes
+    assert source.notes == []
+    again = DetrForObjectDetection.from_pretrained(tmp_path / "out")
+    again.save_pretrained(tmp_path / "again")  # transformers keeps the field
+    assert open_source(tmp_path / "again").classes == classes
+
+
+@pytest.mark.parametrize("fields", [{}, {"depth": 50}], ids=["basic", "bottleneck"])
+def test_a_narrow_resnet_goes_to_transformers_and_back(tmp_path, fields):
+    pretrained = ours({"stem": 16, **fields}, Classes.from_names("abc"))
+    write_huggingface(pretrained, tmp_path / "out")
+    model = DetrForObjectDetection.from_pretrained(tmp_path / "out").eval()
+    theirs, found = run_both(model, pretrained)
+    np.testing.assert_allclose(found.logits[-1], theirs.logits, atol=5e-5)
+    assert from_pretrained(tmp_path / "out").model == pretrained.model
+    dilated = ours({"stem": 16, "dilation": True}, Classes.from_names("abc"))
+    with pytest.raises(UserError, match="none with a stem of 16 channels"):
+        write_huggingface(dilated, tmp_path / "dilated")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm": "group_norm"}, "group normalisation in its ResNet, nor has the official"),
+        ({"pre_norm": True}, "pre-norm layers; write the official form instead"),
+    ],
+)
+def test_what_transformers_lacks_is_refused_with_what_to_do(tmp_path, fields, message):
+    with pytest.raises(UserError, match=message):
+        write_huggingface(ours(fields, Classes.from_names("abc")), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_holds_anything_is_not_overwritten(tmp_path):
+    pretrained = ours({}, Classes.from_names("abc"))
+    write_huggingface(pretrained, tmp_path / "out")
+    with pytest.raises(UserError, match=r"only an empty folder is replaced\); choose another"):
+        write_huggingface(pretrained, tmp_path / "out")
+
+
+def test_a_model_that_the_folder_contradicts_is_an_error(saved):
+    _, folder = saved
+    with pytest.raises(UserError, match=r"its model is detr\.r50; detr\.r101 was asked for"):
+        from_pretrained(folder, model="detr.r101")
+    with pytest.raises(UserError, match="num_heads=2 is for an official file"):
+        open_source(folder, num_heads=2)
+
+
+def test_notes_of_the_preprocessor_are_the_sources(tmp_path):
+    write_huggingface(ours({}, Classes.from_names("abc")), tmp_path / "out")
+    path = tmp_path / "out" / "preprocessor_config.json"
+    path.write_text(json.dumps({"size": {"max_height": 480, "max_width": 480}, "resample": 3}))
+    source = open_source(tmp_path / "out")
+    assert source.image == ImageConfig(short_side=480, long_side=480)
+    assert "resample=3" in source.notes[0]
+
+
 # What transformers 4.46 writes for facebook/detr-resnet-50-dc5: it leaves out its own defaults.
 TIMM = {
     "architectures": ["DetrForObjectDetection"],
@@ -182,10 +256,11 @@ TIMM = {
 )
 def test_configs_name_their_builder(changes, name):
     config = dict(TIMM | changes)
-    read, kwargs, classes = read_config(config)
+    read, kwargs, classes, notes = read_config(config)
     assert read == name
     assert kwargs["num_classes"] == len(classes) == 91
     assert kwargs["num_queries"] == 100
+    assert notes == ["that labels are category ids (config.json does not tell)"]
 
 
 @pytest.mark.parametrize(
@@ -198,24 +273,54 @@ def test_configs_name_their_builder(changes, name):
         ({"activation_function": "swish"}, "activation_function must be 'relu' or 'gelu'"),
         ({"backbone": "resnet50d"}, "backbone must be"),
         ({"num_channels": 4}, "num_channels"),
-        ({"mystery_gate": True}, "mystery_gate"),
+        ({"normalize_before": True}, "normalize_before must be False"),
+        ({"num_feature_levels": 4}, "num_feature_levels must be 1"),
+        ({"encoder_attention_heads": 0}, "encoder_attention_heads must be a whole number above 0"),
         ({"id2label": {"1": "a", "2": "b"}}, "id2label"),
+        ({"id2label": {"x": "a"}}, "id2label must number its labels"),
+        ({"id2label": ["a", "b"]}, "id2label must number its labels"),
+        ({"category_ids": [1]}, "category_ids must give a whole number or null to each of 91"),
+        ({"backbone_config": [1]}, "backbone_config must be an object"),
+        (
+            {"use_timm_backbone": False, "backbone_config": {"out_features": ["stage3"]}},
+            "the last of backbone_config.out_features must be 'stage4'",
+        ),
         ({"use_timm_backbone": False, "backbone_config": {"hidden_act": "gelu"}}, "hidden_act"),
         ({"use_timm_backbone": False, "backbone": None}, "dilation with its own ResNet"),
     ],
 )
 def test_an_unsupported_field_is_named(changes, message):
     config = TIMM | changes
-    if "dilation" not in message and "use_timm_backbone" in changes:
+    if "dilation" not in message and "backbone_config" in changes:
         config["dilation"] = False
     with pytest.raises(UserError, match=message):
         read_config(config)
 
 
+def test_fields_that_change_nothing_pass_and_unknown_ones_are_noted():
+    inert = {"use_cache": True, "gradient_checkpointing": False, "auto_map": {"AutoModel": "a.B"}}
+    inert |= {"output_scores": False, "pruned_heads": {}}
+    assert read_config(TIMM | inert) == read_config(TIMM)
+    notes = read_config(TIMM | {"lab_note": "x", "mystery_gate": True}).notes
+    assert "do not change the model: lab_note, mystery_gate" in notes[-1]
+
+
+def test_of_several_features_the_last_counts():
+    backbone = {"model_type": "resnet", "out_features": ["stage2", "stage3", "stage4"]}
+    own = {"use_timm_backbone": False, "dilation": False, "backbone_kwargs": None}
+    assert read_config(TIMM | own | {"backbone_config": backbone}).name == "detr.r50"
+
+
+def test_a_config_that_is_no_object_is_named(tmp_path):
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"config\.json must hold a JSON object; got \[1\]"):
+        from_pretrained(tmp_path)
+
+
 def test_nulls_stand_for_what_transformers_assumes():
     nulls = {"dilation": None, "backbone": None, "use_pretrained_backbone": None, "d_model": None}
     own = {"use_timm_backbone": False, "backbone_config": {"model_type": "resnet"}}
-    name, kwargs, _ = read_config(TIMM | nulls | own | {"backbone_kwargs": None})
+    name, kwargs, *_ = read_config(TIMM | nulls | own | {"backbone_kwargs": None})
     assert (name, kwargs["width"]) == ("detr.r50", 256)
 
 
@@ -223,14 +328,3 @@ def test_a_conditional_detr_folder_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "conditional_detr"}))
     with pytest.raises(UserError, match="'conditional_detr', which is another model"):
         from_pretrained(tmp_path)
-
-
-def test_preprocessors_of_old_and_new_transformers_are_read():
-    image = ImageConfig(mean=(0.5, 0.4, 0.3), short_side=640, long_side=1000)
-    assert read_preprocessor(write_preprocessor(image)) == image
-    old = {"size": 640, "max_size": 1000, "image_mean": [0.5, 0.4, 0.3], "do_resize": True}
-    assert read_preprocessor(old) == image
-    with pytest.raises(UserError, match="shortest_edge"):
-        read_preprocessor({"size": {"height": 640, "width": 640}})
-    with pytest.raises(UserError, match="rescale_factor"):
-        read_preprocessor({"rescale_factor": 1.0})

@@ -1,17 +1,14 @@
-"""Hugging Face's `config.json` and `preprocessor_config.json` of DETR, read and written.
+"""Hugging Face's `config.json` of DETR, read.
 
-Reading is strict: a field that would change the model and that the builders do not know is an
-error that names it; fields that only training or bookkeeping reads are listed below.
+A value that would change the model and that the builders cannot reproduce is an error that names
+its field. Fields that only training or bookkeeping reads are listed below; any other is noted.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from flax import linen as nn
-
-from jaxseg.backbones.resnet import SIZES, FrozenBatchNorm
-from jaxseg.checkpoints import ImageConfig
-from jaxseg.data.classes import HOLE, Classes
+from jaxseg.backbones.resnet import SIZES
+from jaxseg.data.classes import COCO_91, HOLE, Classes
 from jaxseg.errors import UserError
 from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
 
@@ -35,6 +32,14 @@ FIXED = {
     "scale_embedding": (False,),
     "tie_word_embeddings": (True, False),
     "use_pretrained_backbone": (True, False),
+    # not DETR's own: forks and conversion tools add them
+    "normalize_before": (False,),
+    "pre_norm": (False,),
+    "two_stage": (False,),
+    "with_box_refine": (False,),
+    "num_feature_levels": (1,),
+    "pruned_heads": ({},),
+    "quantization_config": ({},),
 }
 # The dropouts inside attention and feed-forward act in training only, where DETR's own recipe
 # uses one rate for all; the costs and coefficients are the criterion's.
@@ -49,13 +54,17 @@ BOOKKEEPING = {
     *("torch_dtype", "id2label", "label2id", "num_labels", "problem_type", "return_dict"),
     *("output_attentions", "output_hidden_states", "is_encoder_decoder", "max_position_embeddings"),
     *("chunk_size_feed_forward", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-    *("torchscript", "finetuning_task", "_attn_implementation_autoset", "license"),
+    *("torchscript", "finetuning_task", "_attn_implementation_autoset", "license", "use_cache"),
+    *("gradient_checkpointing", "auto_map", "output_scores", "use_return_dict", "use_bfloat16"),
+    *("_attn_implementation", "_commit_hash", "tokenizer_class", "category_ids"),
 }
+# Sizes; 0 layers are a model, 0 of the others none.
+COUNTS = ("d_model", "encoder_attention_heads", "encoder_ffn_dim", "num_queries")
 BACKBONE = {
     *("backbone", "backbone_config", "backbone_kwargs", "use_timm_backbone", "dilation"),
     *("decoder_attention_heads", "decoder_ffn_dim"),
 }
-# What transformers' ResNetConfig assumes where a file is silent, and what must hold here.
+# What transformers' ResNetConfig assumes where a file is silent; all but sizes must be so here.
 RESNET = {
     "embedding_size": 64,
     "hidden_sizes": [256, 512, 1024, 2048],
@@ -74,14 +83,25 @@ NAMES = {
 }
 
 
-def read_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any], Classes]:
-    """A `DetrForObjectDetection` config as a builder's name, its arguments and the classes.
+class Described(NamedTuple):
+    """A builder's name and arguments, the classes, and a note for all that was assumed."""
+
+    name: str
+    kwargs: dict[str, Any]
+    classes: Classes
+    notes: list[str]
+
+
+def read_config(config: Mapping[str, Any]) -> Described:
+    """What a `DetrForObjectDetection` config says of its model.
 
     A null stands for what transformers assumes, as it does there.
 
     Raises:
       UserError: another model, or a field whose value cannot be reproduced, by name.
     """
+    if not isinstance(config, Mapping):
+        raise UserError(f"config.json must hold a JSON object; got {str(config)[:80]}")
     config = {name: value for name, value in config.items() if value is not None}
     if config.get("model_type") != "detr":
         raise UserError(
@@ -92,19 +112,28 @@ def read_config(config: Mapping[str, Any]) -> tuple[str, dict[str, Any], Classes
     _require("architectures", architectures, [["DetrForObjectDetection"]])
     for name, allowed in FIXED.items():
         _require(name, config.get(name, allowed[0]), allowed)
-    known = {*RENAMED, *FIXED, *TRAINING, *BOOKKEEPING, *BACKBONE}
-    if unknown := sorted(set(config) - known):
-        raise UserError(f"config.json has fields that are not supported: {', '.join(unknown)}")
+    for name in COUNTS:
+        _require_count(name, config.get(name, RENAMED[name][1]))
     kwargs = {ours: config.get(name, value) for name, (ours, value) in RENAMED.items()}
     _require("activation_function", kwargs["activation"], ACTIVATIONS)
     _require("position_embedding_type", kwargs["position"], POSITIONS)
     heads, feedforward = kwargs["num_heads"], kwargs["feedforward"]
     _require("decoder_attention_heads", config.get("decoder_attention_heads", 8), [heads])
     _require("decoder_ffn_dim", config.get("decoder_ffn_dim", 2048), [feedforward])
-    depth, dilation = _read_backbone(config)
-    classes = read_classes(config)
+    depth, dilation, stem = _read_backbone(config)
+    classes, notes = read_classes(config)
     name, size = name_builder(depth, dilation)
-    return name, {**size, **kwargs, "num_classes": len(classes)}, classes
+    if stem != RESNET["embedding_size"]:
+        size["stem"] = stem
+    kwargs = {**size, **kwargs, "num_classes": len(classes)}
+    return Described(name, kwargs, classes, notes + _note_unknown(config))
+
+
+def _note_unknown(config) -> list[str]:
+    known = {*RENAMED, *FIXED, *TRAINING, *BOOKKEEPING, *BACKBONE}
+    unknown = sorted(set(config) - known)
+    what = "that these fields of config.json do not change the model"
+    return [f"{what}: {', '.join(unknown)}"] if unknown else []
 
 
 def name_builder(depth: int, dilation: bool) -> tuple[str, dict[str, Any]]:
@@ -114,42 +143,80 @@ def name_builder(depth: int, dilation: bool) -> tuple[str, dict[str, Any]]:
     return NAMES[50, dilation], {"depth": depth}
 
 
-def read_classes(config: Mapping[str, Any]) -> Classes:
-    """`id2label` as classes; the label is the category id, "N/A" a hole."""
+def read_classes(config: Mapping[str, Any]) -> tuple[Classes, list[str]]:
+    """`id2label` and our own field `category_ids` as classes, and a note if ids are assumed.
+
+    Without that field the label is the category id, and "N/A" a hole.
+    """
     # transformers leaves out what it would assume: two labels.
     count = config.get("num_labels", 2)
-    names = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
-    by_label = {int(label): str(name) for label, name in names.items()}
-    if sorted(by_label) != list(range(len(by_label))):
-        raise UserError(f"id2label must number its labels 0, 1, 2, …; got {sorted(by_label)[:20]}")
-    ordered = [by_label[label] for label in range(len(by_label))]
-    return Classes(
-        tuple(ordered), tuple(None if n == HOLE else label for label, n in enumerate(ordered))
-    )
+    _require_count("num_labels", count)
+    named = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(count)}
+    try:
+        by_label = {int(label): str(name) for label, name in named.items()}
+    except (AttributeError, ValueError):
+        by_label = {}
+    if not by_label or sorted(by_label) != list(range(len(by_label))):
+        raise UserError(
+            'config.json: id2label must number its labels, {"0": name, "1": name, …}; '
+            f"got {str(named)[:80]}"
+        )
+    names = tuple(by_label[label] for label in range(len(by_label)))
+    if "category_ids" in config:
+        return Classes(names, _read_ids(config["category_ids"], len(names))), []
+    ids = tuple(None if name == HOLE else label for label, name in enumerate(names))
+    known = Classes(names, ids) == COCO_91
+    notes = [] if known else ["that labels are category ids (config.json does not tell)"]
+    return Classes(names, ids), notes
 
 
-def _read_backbone(config) -> tuple[int, bool]:
+def _read_ids(ids, count: int) -> tuple[int | None, ...]:
+    good = isinstance(ids, list) and len(ids) == count
+    if not good or not all(id_ is None or (type(id_) is int and id_ >= 0) for id_ in ids):
+        raise UserError(
+            f"config.json: category_ids must give a whole number or null to each of {count} "
+            f"labels; got {str(ids)[:80]}"
+        )
+    return tuple(ids)
+
+
+def _read_backbone(config) -> tuple[int, bool, int]:
+    """Depth, dilation and the channels of the stem."""
     inner = config.get("backbone_config") or {}
+    if not isinstance(inner, Mapping):
+        raise UserError(f"config.json: backbone_config must be an object; got {inner!r}")
     timm = inner.get("model_type") == "timm_backbone" or (
         not inner and config.get("use_timm_backbone", True)
     )
     if timm:
-        return _read_timm(config, inner)
+        return *_read_timm(config, inner), RESNET["embedding_size"]
     _require("backbone_config.model_type", inner.get("model_type", "resnet"), ["resnet"])
     # transformers itself dilates timm's backbones only.
     _require("dilation with its own ResNet", config.get("dilation", False), [False])
     found = {name: inner.get(name, value) for name, value in RESNET.items()}
-    for name in set(RESNET) - {"hidden_sizes", "depths", "layer_type"}:
+    for name in ("depths", "hidden_sizes"):
+        if not isinstance(found[name], list):
+            raise UserError(f"config.json: backbone_config.{name} must be a list of numbers")
+    for name in sorted(set(RESNET) - {"embedding_size", "hidden_sizes", "depths", "layer_type"}):
         _require(f"backbone_config.{name}", found[name], [RESNET[name]])
-    _require("backbone_config.out_features", inner.get("out_features"), [["stage4"], None])
+    # DETR takes the last of the features.
+    features = inner.get("out_features") or ["stage4"]
+    _require("the last of backbone_config.out_features", features[-1], ["stage4"])
+    stem = found["embedding_size"]
+    _require_count("backbone_config.embedding_size", stem)
     for depth, (depths, bottleneck) in SIZES.items():
-        if tuple(found["depths"]) == depths and bottleneck == (found["layer_type"] != "basic"):
-            widths = [(256 if bottleneck else 64) * 2**i for i in range(4)]
-            _require("backbone_config.hidden_sizes", list(found["hidden_sizes"]), [widths])
-            return depth, False
+        if found["depths"] == list(depths) and bottleneck == (found["layer_type"] != "basic"):
+            widths = hidden_sizes(stem, bottleneck)
+            _require("backbone_config.hidden_sizes", found["hidden_sizes"], [widths])
+            return depth, False, stem
     allowed = [list(depths) for depths, _ in SIZES.values()]
     _require(f"backbone_config.depths of {found['layer_type']} layers", found["depths"], allowed)
     raise UserError(f"backbone_config.layer_type {found['layer_type']!r} has no such depths")
+
+
+def hidden_sizes(stem: int, bottleneck: bool) -> list[int]:
+    """Channels of the four stages of a ResNet."""
+    return [stem * (4 if bottleneck else 1) * 2**stage for stage in range(4)]
 
 
 def _read_timm(config, inner) -> tuple[int, bool]:
@@ -169,107 +236,6 @@ def _require(field: str, value, allowed) -> None:
         raise UserError(f"config.json: {field} must be {options}; got {value!r}")
 
 
-def read_preprocessor(config: Mapping[str, Any]) -> ImageConfig:
-    """`preprocessor_config.json` of transformers 4 (sizes as one number) or later."""
-    for name in ("do_normalize", "do_rescale", "do_resize"):
-        if not config.get(name, True):
-            raise UserError(f"preprocessor_config.json: {name} must be true")
-    factor = config.get("rescale_factor", 1 / 255)
-    if abs(factor * 255 - 1) > 1e-6:
-        raise UserError(f"preprocessor_config.json: rescale_factor must be 1/255; got {factor}")
-    default = ImageConfig()
-    size = config.get("size", default.short_side)
-    if isinstance(size, int):
-        size = {"shortest_edge": size, "longest_edge": config.get("max_size", default.long_side)}
-    if not {"shortest_edge", "longest_edge"} <= set(size):
-        raise UserError(
-            f"preprocessor_config.json: size must give shortest_edge and longest_edge; got {size}"
-        )
-    return ImageConfig(
-        mean=tuple(config.get("image_mean", default.mean)),
-        std=tuple(config.get("image_std", default.std)),
-        short_side=size["shortest_edge"],
-        long_side=size["longest_edge"],
-    )
-
-
-def write_config(model: nn.Module, classes: Classes, table: str) -> dict[str, Any]:
-    """The `config.json` with which transformers builds a DETR of ours.
-
-    Args:
-      table: whose names the weights have; only timm's backbones can be dilated.
-
-    Raises:
-      UserError: transformers' DETR has no such part.
-    """
-    encoder, decoder, backbone = model.encoder, model.decoder, model.backbone
-    if backbone.norm is not FrozenBatchNorm or encoder.pre_norm:
-        what = "pre-norm layers" if encoder.pre_norm else "group normalisation in its ResNet"
-        raise UserError(f"transformers' DETR has no {what}; write the official form instead")
-    id2label = {str(label): name for label, name in enumerate(classes.names)}
-    return {
-        "architectures": ["DetrForObjectDetection"],
-        "model_type": "detr",
-        "d_model": model.width,
-        "encoder_layers": encoder.num_layers,
-        "decoder_layers": decoder.num_layers,
-        "encoder_attention_heads": encoder.num_heads,
-        "decoder_attention_heads": decoder.num_heads,
-        "encoder_ffn_dim": encoder.feedforward,
-        "decoder_ffn_dim": decoder.feedforward,
-        "dropout": encoder.dropout,
-        "activation_function": _name_of(encoder.activation, ACTIVATIONS),
-        "position_embedding_type": _name_of(type(model.position), POSITIONS),
-        "num_queries": model.num_queries,
-        "id2label": id2label,
-        "label2id": {name: int(label) for label, name in id2label.items()},
-        **_write_backbone(backbone, table),
-    }
-
-
-def _name_of(value, table: Mapping[str, Any]) -> str:
-    return next(name for name, known in table.items() if known is value)
-
-
-def _write_backbone(backbone, table) -> dict[str, Any]:
-    depth = next(
-        d for d, size in SIZES.items() if size == (tuple(backbone.depths), backbone.bottleneck)
-    )
-    if table == "detr.huggingface":
-        return {
-            "use_timm_backbone": True,
-            "backbone": f"resnet{depth}",
-            "dilation": backbone.dilation,
-            "use_pretrained_backbone": False,
-        }
-    widths = [(256 if backbone.bottleneck else 64) * 2**i for i in range(4)]
-    return {
-        "use_timm_backbone": False,
-        "backbone": None,
-        "use_pretrained_backbone": False,
-        "backbone_config": RESNET
-        | {
-            "model_type": "resnet",
-            "depths": list(backbone.depths),
-            "hidden_sizes": widths,
-            "layer_type": "bottleneck" if backbone.bottleneck else "basic",
-            "out_features": ["stage4"],
-        },
-    }
-
-
-def write_preprocessor(image: ImageConfig) -> dict[str, Any]:
-    """The `preprocessor_config.json` of an `ImageConfig`."""
-    return {
-        "image_processor_type": "DetrImageProcessor",
-        "format": "coco_detection",
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-        "do_pad": True,
-        "rescale_factor": 1 / 255,
-        "resample": 2,
-        "image_mean": list(image.mean),
-        "image_std": list(image.std),
-        "size": {"shortest_edge": image.short_side, "longest_edge": image.long_side},
-    }
+def _require_count(field: str, value) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise UserError(f"config.json: {field} must be a whole number above 0; got {value!r}")

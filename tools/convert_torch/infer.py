@@ -27,37 +27,55 @@ def infer_detr(
     args: Mapping[str, Any],
     file_name: str,
     model: str | None = None,
+    num_heads: int | None = None,
 ) -> Inferred:
     """Find the builder of an official state dict.
 
     Sizes follow from keys and shapes. Dilation and the number of heads do not: they come from
-    the training arguments where the file has them, else from `model`, else they are assumed.
+    the training arguments where the file has them, else from the caller, else they are assumed.
 
     Args:
       file_name: published DC5 files have "dc5" in their names.
       model: the builder's name, if the caller knows it.
+      num_heads: if the caller knows it; it goes before the training arguments.
+
+    Raises:
+      UserError: no DETR, or a model that the file contradicts.
     """
     try:
         kwargs, depth = _sizes(state), _depth(state)
     except KeyError as error:
         raise UserError(f"{file_name} lacks {error}, which every DETR checkpoint has") from None
+    except (ValueError, IndexError):
+        raise UserError(f"{file_name} has tensors of another rank than DETR's") from None
     said = {ours: args[name] for name, ours in ARGUMENTS.items() if name in args}
+    said |= {} if num_heads is None else {"num_heads": num_heads}
     assumptions = []
     dilation = said.pop("dilation", None)
-    if model is None:
-        if dilation is None:
-            dilation = "dc5" in file_name.lower()
-            how = "its file name says so" if dilation else "its keys cannot tell"
-            assumptions.append(
-                f"dilation={dilation} ({how}; name the model, such as detr.r50_dc5, to change it)"
-            )
-        model, size = name_builder(depth, bool(dilation))
-    else:
-        known = {f"detr.r{d}{dc5}": d for d in (50, 101) for dc5 in ("", "_dc5")}
-        size = {} if known.get(model) == depth else {"depth": depth}
+    if model is None and dilation is None:
+        dilation = "dc5" in file_name.lower()
+        how = "its file name says so" if dilation else "its keys cannot tell"
+        assumptions.append(
+            f"dilation={dilation} ({how}; name the model, such as detr.r50_dc5, to change it)"
+        )
+    name, size = _choose(file_name, model, depth, dilation)
     if "num_heads" not in said and kwargs["width"] != 256:
         assumptions.append("num_heads=8 (its shapes cannot tell)")
-    return Inferred(model, size | kwargs | said, assumptions)
+    return Inferred(name, size | kwargs | said, assumptions)
+
+
+def _choose(file_name, model, depth: int, dilation: bool | None) -> tuple[str, dict[str, Any]]:
+    """The builder and its size, of which the file knows the depth and maybe the dilation."""
+    possible = (False, True) if dilation is None else (bool(dilation),)
+    fitting = dict(name_builder(depth, dilated) for dilated in possible)
+    model = model or next(iter(fitting))
+    if model not in fitting:
+        dilated = "" if dilation is None else f", trained with dilation={bool(dilation)}"
+        raise UserError(
+            f"{file_name} is no {model}: its backbone is a ResNet-{depth}{dilated}; leave the "
+            f"model out, or give {' or '.join(fitting)}"
+        )
+    return model, fitting[model]
 
 
 def _sizes(state) -> dict[str, Any]:
@@ -74,6 +92,7 @@ def _sizes(state) -> dict[str, Any]:
         "encoder_layers": layers("encoder"),
         "decoder_layers": layers("decoder"),
         "pre_norm": "transformer.encoder.norm.weight" in state,
+        "stem": state["backbone.0.body.conv1.weight"].shape[0],
         "position": "learned" if "backbone.1.row_embed.weight" in state else "sine",
     }
 

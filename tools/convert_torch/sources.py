@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from jaxseg.checkpoints import ImageConfig, Pretrained, Source
+from jaxseg.backbones.resnet import FrozenBatchNorm
+from jaxseg.checkpoints import ASSUMED_COCO, Pretrained, Source
 from jaxseg.data.classes import COCO_91
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS
@@ -12,25 +13,24 @@ from jaxseg_convert_torch import TABLES, convert, detect_table, revert
 from jaxseg_convert_torch.files import read_checkpoint, write_state_dict
 from jaxseg_convert_torch.huggingface import (
     read_config,
-    read_preprocessor,
-    write_config,
-    write_preprocessor,
 )
+from jaxseg_convert_torch.huggingface_writer import write_config
 from jaxseg_convert_torch.infer import infer_detr
+from jaxseg_convert_torch.preprocessor import read_preprocessor, write_preprocessor
 
 
-def open_foreign(path: Path, model: str | None = None) -> Source:
+def open_foreign(path: Path, model: str | None = None, num_heads: int | None = None) -> Source:
     """Read and convert a Hugging Face folder or an official file.
 
     Args:
-      model: builder of an official file; a Hugging Face folder says it itself.
+      model, num_heads: of an official file; a Hugging Face folder says them itself.
 
     Raises:
       UserError: nothing that can be converted; the report says what does not fit.
     """
     if model is not None and model not in MODELS:
         raise UserError(f"no model {model!r}; there are {', '.join(sorted(MODELS))}")
-    return _open_huggingface(path) if path.is_dir() else _open_official(path, model)
+    return _open_huggingface(path) if path.is_dir() else _open_official(path, model, num_heads)
 
 
 def _open_huggingface(folder: Path) -> Source:
@@ -39,9 +39,10 @@ def _open_huggingface(folder: Path) -> Source:
             f"{folder} has no config.json; give a folder of save_pretrained or a weights file"
         )
     try:
-        name, kwargs, classes = read_config(read_json(folder / "config.json"))
+        name, kwargs, classes, notes = read_config(read_json(folder / "config.json"))
         preprocessor = folder / "preprocessor_config.json"
-        image = read_preprocessor(read_json(preprocessor)) if preprocessor.exists() else None
+        content = read_json(preprocessor) if preprocessor.exists() else {}
+        image, image_notes = read_preprocessor(content)
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     state = read_checkpoint(folder).tensors
@@ -52,13 +53,14 @@ def _open_huggingface(folder: Path) -> Source:
         name,
         kwargs,
         classes,
-        image or ImageConfig(),
+        image,
         converted.origin,
+        notes=notes + image_notes,
         dropped=converted.dropped,
     )
 
 
-def _open_official(path: Path, model: str | None) -> Source:
+def _open_official(path: Path, model: str | None, num_heads: int | None) -> Source:
     state, args = read_checkpoint(path)
     table = detect_table(state)
     if table != "detr":
@@ -66,18 +68,18 @@ def _open_official(path: Path, model: str | None) -> Source:
         if table != "resnet":
             remedy = "give the folder that it lies in, with its config.json"
         raise UserError(f"{path} holds weights of the form {TABLES[table].title}; {remedy}")
-    inferred = infer_detr(state, args, path.name, model)
+    inferred = infer_detr(state, args, path.name, model, num_heads)
     converted = convert(
         TABLES[table], state, build_model(inferred.name, inferred.kwargs, str(path))
     )
-    classes = COCO_91 if inferred.kwargs["num_classes"] == len(COCO_91) else None
+    coco = inferred.kwargs["num_classes"] == len(COCO_91)
     return Source(
         flatten(converted.params),
         inferred.name,
         inferred.kwargs,
-        classes,
+        COCO_91 if coco else None,
         origin=converted.origin,
-        notes=inferred.assumptions,
+        notes=inferred.assumptions + [ASSUMED_COCO] * coco,
         dropped=converted.dropped,
     )
 
@@ -96,7 +98,16 @@ def load_backbone_file(path: Path, shapes: dict) -> dict:
 
 
 def write_official(pretrained: Pretrained, path: Path) -> int:
-    """Write weights as an official `.pth` or `.safetensors`; returns the number of tensors."""
+    """Write weights as an official `.pth` or `.safetensors`; returns the number of tensors.
+
+    Raises:
+      UserError: the official model has no such part, or see `files.write_state_dict`.
+    """
+    if pretrained.model.backbone.norm is not FrozenBatchNorm:
+        raise UserError(
+            "the official DETR has frozen batch normalisation in its ResNet, this model group "
+            "normalisation, whose weights would be taken for the other's; keep it native"
+        )
     origin = pretrained.origin if _form(pretrained) == "detr" else None
     state = revert(TABLES["detr"], pretrained.params, origin)
     write_state_dict(state, path)
@@ -104,9 +115,16 @@ def write_official(pretrained: Pretrained, path: Path) -> int:
 
 
 def write_huggingface(pretrained: Pretrained, folder: Path) -> int:
-    """Write a folder that transformers' `DetrForObjectDetection` loads; returns the tensors."""
+    """Write a folder that transformers' `DetrForObjectDetection` loads; returns the tensors.
+
+    Raises:
+      UserError: no class names, a part that transformers' DETR lacks, or a folder with files.
+    """
     if pretrained.classes is None:
-        raise UserError("Hugging Face's form needs class names; give them with --classes")
+        raise UserError(
+            "Hugging Face's form needs class names, which these weights do not have; give them "
+            "with --classes (classes= in Python)"
+        )
     form = _form(pretrained)
     if form not in ("detr.huggingface", "detr.huggingface_resnet"):
         # Without dilation its own ResNet will do, and timm is not needed to load it.
@@ -121,7 +139,7 @@ def write_huggingface(pretrained: Pretrained, folder: Path) -> int:
         write_json(partial / "config.json", config)
         write_json(partial / "preprocessor_config.json", write_preprocessor(pretrained.image))
 
-    write_folder(folder, write)
+    write_folder(folder, write, replace=False)
     return len(state)
 
 
