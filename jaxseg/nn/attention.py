@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseg.nn.dropout import Dropout
 from jaxseg.nn.initializers import packed_xavier_uniform, xavier_uniform
 from jaxseg.typing import Array, Bool, DTypeLike, Float
 
@@ -57,7 +58,7 @@ class MultiHeadAttention(nn.Module):
         if attention_mask is not None:
             scores = jnp.where(attention_mask[:, None], scores, MASKED)
         weights = jax.nn.softmax(scores).astype(self.dtype)
-        weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+        weights = Dropout(self.dropout)(weights, train=train)
         mixed = jnp.einsum("bhqn,bnhd->bqhd", weights, v).reshape(query.shape)
         return self._dense("out_proj", width, xavier_uniform)(mixed)
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseg.nn.attention import MultiHeadAttention
+from jaxseg.nn.dropout import Dropout
 from jaxseg.nn.initializers import torch_bias, xavier_uniform
 from jaxseg.nn.layers import layer_norm
 from jaxseg.typing import Array, Bool, DTypeLike, Float
@@ -31,7 +32,7 @@ def feed_forward(layer: nn.Module, x: Float[Array, "b n d"], train: bool) -> Flo
         "param_dtype": layer.param_dtype,
     }
     x = nn.Dense(layer.feedforward, bias_init=torch_bias(width), name="linear1", **options)(x)
-    x = nn.Dropout(layer.dropout)(layer.activation(x), deterministic=not train)
+    x = Dropout(layer.dropout)(layer.activation(x), train=train)
     bias_init = torch_bias(layer.feedforward)
     return nn.Dense(width, bias_init=bias_init, name="linear2", **options)(x)
 
@@ -69,10 +70,10 @@ class EncoderLayer(nn.Module):
 def residual(layer: nn.Module, x, branch: Callable, norm_name: str, train: bool):
     """x + dropout(branch(x)), normalised after the sum, or before the branch if `pre_norm`."""
     norm = layer_norm(norm_name, dtype=layer.dtype, param_dtype=layer.param_dtype)
-    dropout = nn.Dropout(layer.dropout, deterministic=not train)
+    dropout = Dropout(layer.dropout)
     if layer.pre_norm:
-        return x + dropout(branch(norm(x)))
-    return norm(x + dropout(branch(x)))
+        return x + dropout(branch(norm(x)), train=train)
+    return norm(x + dropout(branch(x), train=train))
 
 
 class Encoder(nn.Module):
