@@ -30,13 +30,18 @@ RGB = RNG.integers(0, 256, (6, 9, 3), np.uint8)
         ((300, 300), (800, 800)),
         ((400, 1000), (533, 1332)),  # round(1333·0.4) = 533
         ((100, 998), (134, 1337)),  # rounding up passes the limit a little, as the original does
-        ((1, 5000), (1, 1344)),  # the original asks for no pixels at all
-        ((2000, 1), (1344, 1)),
         ((1, 1), (800, 800)),
     ],
 )
 def test_sizes_follow_the_rule_of_the_paper(size, expected):
     assert resized_size(size, 800, 1333, limit=1344) == expected
+
+
+def test_a_strip_keeps_a_pixel_and_fits_the_canvas():
+    for size in ((1, 5000), (5000, 1), (2, 8000)):  # the original asks for no pixels at all
+        resized = resized_size(size, 800, 1333, limit=1344)
+        assert min(resized) >= 1
+        assert 1333 <= max(resized) <= 1344
 
 
 def test_default_canvases_hold_every_resized_image():
