@@ -20,7 +20,7 @@ def join_processes(args: argparse.Namespace) -> None:
     """Meet the other processes, if there are any; before anything else asks JAX for devices.
 
     Raises:
-      UserError: some of the options are missing, or they contradict each other.
+      UserError: some of the options are missing or contradict each other, or nobody was met.
     """
     given = (args.coordinator, args.num_processes, args.process_id)
     if not args.distributed and given == (None, None, None):
@@ -30,11 +30,18 @@ def join_processes(args: argparse.Namespace) -> None:
             "several processes need all of --coordinator, --num-processes and --process-id, or "
             "--distributed where the cluster tells them"
         )
-    if None not in given and not 0 <= args.process_id < args.num_processes:
+    count, index = args.num_processes, args.process_id
+    if None not in (count, index) and not 0 <= index < count:
         raise UserError(
-            f"--process-id must lie in 0 to {args.num_processes - 1}, as --num-processes is "
-            f"{args.num_processes}; got {args.process_id}"
+            f"--process-id must be 0 to {count - 1} for --num-processes {count}; got {index}"
         )
     import jax
 
-    jax.distributed.initialize(*given)
+    try:
+        jax.distributed.initialize(*given)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the processes did not find each other ({str(error).splitlines()[0]}): where no "
+            "cluster tells them (TPU pods, Slurm, Open MPI), start each with --coordinator, "
+            "--num-processes and --process-id"
+        ) from error

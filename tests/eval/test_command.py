@@ -120,7 +120,7 @@ def test_a_data_set_that_does_not_fit_is_refused(change, message, evaluate, data
         (["--num-processes", "2"], "need all of --coordinator"),
         (
             ["--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"],
-            "--process-id must lie in 0 to 1",
+            "--process-id must be 0 to 1 for --num-processes 2; got 2",
         ),
     ],
 )
@@ -191,6 +191,12 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
     assert _batch_size(16, 8) == 16
     with pytest.raises(UserError, match="multiple of the 8 devices; got 12: leave it out, or make"):
         _batch_size(12, 8)
+
+
+def test_processes_that_nobody_introduces_are_one_paragraph(weights, data):
+    said = start("jaxseg", "eval", weights, data, "--distributed").communicate(timeout=240)[0]
+    assert "the processes did not find each other" in said
+    assert "Traceback" not in said
 
 
 def same_records(path: Path, other: Path) -> None:
