@@ -187,3 +187,18 @@ def test_other_spellings_of_keys_come_back_as_they_were():
     table = TABLES["detr.huggingface_resnet"]
     converted = convert(table, state, model)
     assert_same(revert(table, converted.params, converted.origin), state)
+
+
+def test_a_key_under_two_spellings_is_reported():
+    state = to_state_dict("detr.huggingface", drawn(small()))
+    name = "model.encoder.layers.0.self_attn.{}_proj.weight"
+    state[name.format("o")] = state[name.format("out")] + 1
+    with pytest.raises(ConversionError) as caught:
+        load_state_dict("detr.huggingface", state, small())
+    assert f"{name.format('o')}: it spells {name.format('out')} another way" in str(caught.value)
+
+
+def test_a_criterions_class_weights_are_dropped_on_purpose():
+    state = to_state_dict("detr", drawn(small()))
+    state["criterion.empty_weight"] = np.ones(4, np.float32)
+    assert convert(TABLES["detr"], state, small()).dropped == ["criterion.empty_weight"]

@@ -67,3 +67,15 @@ def test_a_bad_index_of_shards_is_named(tmp_path, index, message):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match=message):
         read_state_dict(tmp_path)
+
+
+def test_lightnings_prefix_is_taken_off_beside_a_criterion(tmp_path):
+    keys = ["model.a", "model.b", "criterion.empty_weight"]
+    torch.save({"state_dict": {key: torch.ones(1) for key in keys}}, tmp_path / "a.ckpt")
+    assert sorted(read_state_dict(tmp_path / "a.ckpt")) == ["a", "b", "criterion.empty_weight"]
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file/a\.safetensors: \w+"):
+        write_state_dict({"a": np.ones(1, np.float32)}, tmp_path / "file" / "a.safetensors")

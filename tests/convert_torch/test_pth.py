@@ -3,8 +3,10 @@
 import argparse
 import collections
 import io
+import pathlib
 import pickle
 import struct
+import tarfile
 import zipfile
 
 import numpy as np
@@ -189,3 +191,42 @@ def test_nested_keys_cannot_exhaust_the_interpreter(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*nowhere\.pth"):
         read_pth(tmp_path / "nowhere.pth")
+
+
+@FORMATS
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_settings_beside_the_model_do_not_keep_it_from_loading(tmp_path, zipped, protocol):
+    args = argparse.Namespace(
+        output_dir=pathlib.PosixPath("/runs/a"),
+        device=torch.device("cuda", 1),
+        dtype=torch.bfloat16,
+        seen=collections.Counter("aab"),
+        shape=torch.Size([2, 3]),
+        groups={"a"},
+        frozen=frozenset("b"),
+        table=collections.defaultdict(list, a=[1]),
+        best=np.float64(0.4),
+        noise=np.arange(3),
+    )
+    content = {"model": {"weight": torch.arange(3.0)}, "args": args}
+    read = read_pth(save(content, tmp_path / "a.pth", zipped, protocol))
+    np.testing.assert_array_equal(read["model"]["weight"], [0, 1, 2])
+    known = {"output_dir": "/runs/a", "device": "cuda:1", "dtype": "torch.bfloat16"}
+    known |= {
+        "seen": {"a": 2, "b": 1},
+        "shape": (2, 3),
+        "groups": ["a"],
+        "frozen": ("b",),
+        "table": {"a": [1]},
+    }
+    assert {name: read["args"][name] for name in known} == known
+    assert not read["args"]["best"]
+
+
+def test_the_tar_format_of_old_is_told_from_damage(tmp_path):
+    path = tmp_path / "resnet50-19c8e357.pth"
+    with tarfile.open(path, "w") as archive:
+        archive.addfile(tarfile.TarInfo("sys_info"))
+    with pytest.raises(UserError, match=r"tar format of before 0\.1\.10.*resnet50-0676ba61") as e:
+        read_pth(path)
+    assert "damaged" not in str(e.value)

@@ -87,6 +87,8 @@ SPELLINGS = (
     (r"\.mlp\.(fc\d\.)", r".\1"),
 )
 BODY = "model.backbone.conv_encoder.model."
+# Training scripts that keep model and criterion in one module save its class weights too.
+CRITERION = r"criterion\.empty_weight"
 
 TABLES = (
     Table(
@@ -94,7 +96,7 @@ TABLES = (
         "official DETR",
         _official_modules(),
         fusions=_packed_projections(),
-        drops=(COUNTERS,),
+        drops=(COUNTERS, CRITERION),
     ),
     Table(
         "detr.huggingface",

@@ -133,8 +133,7 @@ def to_official(path: str, value: np.ndarray) -> np.ndarray:
 def _unpack(table, state, problems) -> tuple[dict, dict]:
     """Spell, drop, check aliases and split fused tensors; note what the way back needs."""
     plain, dtypes, integers, aliases = {}, {}, {}, {}
-    spelled = {table.spell(key): np.asarray(value) for key, value in state.items()}
-    keys = {table.spell(key): key for key in state if table.spell(key) != key}
+    spelled, keys = _spell(table, state, problems)
     for key, value in spelled.items():
         if table.dropped(key):
             if jnp.issubdtype(value.dtype, jnp.integer):
@@ -154,6 +153,20 @@ def _unpack(table, state, problems) -> tuple[dict, dict]:
             plain.update(_split(table, key, value, problems))
     noted = {"integers": integers, "aliases": aliases, "keys": keys}
     return plain, _origin(table, dtypes, noted)
+
+
+def _spell(table, state, problems) -> tuple[dict, dict]:
+    """Tensors by the table's spelling of their keys, and the keys that had another one."""
+    spelled, keys = {}, {}
+    for key, value in state.items():
+        name = table.spell(key)
+        if name in spelled:
+            problems.add("unexpected", key, f"it spells {keys.get(name, name)} another way")
+            continue
+        spelled[name] = np.asarray(value)
+        if name != key:
+            keys[name] = key
+    return spelled, keys
 
 
 def _origin(table, dtypes, noted) -> dict:

@@ -16,6 +16,8 @@ from jaxseg_convert_torch.pth import read_pth
 # Under which key a training script keeps the model; the first one present is taken.
 MODEL_KEYS = ("model", "state_dict", "model_state_dict")
 HUGGINGFACE_FILES = ("model.safetensors", "pytorch_model.bin")
+# What DataParallel, Lightning and torch.compile put before every key of the model.
+WRAPPERS = ("module.", "model.", "_orig_mod.")
 
 
 class StateDict(NamedTuple):
@@ -50,9 +52,16 @@ def read_checkpoint(path: str | os.PathLike) -> StateDict:
     if not tensors:
         keys = ", ".join(map(str, list(content)[:8]))
         raise UserError(f"{path} holds no tensors at its top or under {MODEL_KEYS}; it has {keys}")
-    if all(key.startswith("module.") for key in tensors):  # written through DataParallel
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return StateDict(tensors, args if isinstance(args, dict) else {})
+    return StateDict(_unwrap(tensors), args if isinstance(args, dict) else {})
+
+
+def _unwrap(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Take wrappers' prefixes off; a criterion may lie beside the wrapped model."""
+    inside = [key for key in tensors if not key.startswith("criterion.")]
+    for prefix in WRAPPERS:
+        if inside and all(key.startswith(prefix) for key in inside):
+            return _unwrap({key.removeprefix(prefix): value for key, value in tensors.items()})
+    return tensors
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
@@ -94,13 +103,17 @@ def write_state_dict(state: Mapping[str, np.ndarray], path: str | os.PathLike) -
     The file appears whole or not at all.
 
     Raises:
-      UserError: another suffix, or `.pth` without torch.
+      UserError: another suffix, `.pth` without torch, or a place that cannot be written to.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".pth"):
         raise UserError(f"weights are written as .safetensors or .pth; got {path.name!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.touch()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     try:
         if path.suffix == ".pth":
             _save_pth(state, partial)

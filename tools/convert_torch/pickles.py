@@ -180,6 +180,7 @@ _CONSTANTS = {
     "EMPTY_DICT": dict,
     "EMPTY_LIST": list,
     "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": list,  # its items may be containers, which cannot be hashed
     "MARK": lambda: MARK,
 }
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -203,6 +204,8 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "SETITEMS": _set_items,
     "APPEND": _append,
     "APPENDS": _appends,
+    "ADDITEMS": _appends,
+    "FROZENSET": lambda m, _: m.stack.append(tuple(m.since_mark())),
     "GLOBAL": lambda m, names: m.name_global(*names.split(" ", 1)),
     "STACK_GLOBAL": _stack_global,
     "REDUCE": lambda m, _: m.call(),

@@ -18,7 +18,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxseg.errors import UserError
-from jaxseg_convert_torch.pickles import Record, RefusedGlobal, read_pickle
+from jaxseg_convert_torch.inert import INERT
+from jaxseg_convert_torch.pickles import RefusedGlobal, read_pickle
 
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -40,6 +41,10 @@ DAMAGE = (
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_ELEMENTS = 2**40  # of one tensor; a stride of 0 could otherwise stand for any number
+
+
+class _OldTar(Exception):
+    """A tar file, as torch wrote them before 0.1.10."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ class LazyTensor:
 def read_pth(path: str | os.PathLike) -> Any:
     """Read what `torch.save` wrote: containers as they are, tensors as read-only arrays.
 
-    A pickled `argparse.Namespace` becomes a `Record` (a dictionary). bfloat16 has ml_dtypes' type.
+    A pickled `argparse.Namespace` becomes a dictionary, and other settings plain data (`inert`).
+    bfloat16 has ml_dtypes' type.
 
     Raises:
       UserError: not such a file, a damaged one, or one that names code; it is not run.
@@ -95,10 +101,17 @@ def read_pth(path: str | os.PathLike) -> Any:
             file.seek(0)
             loaded = _read_zip(file) if is_zip else _read_legacy(file)
             return _resolve(loaded)
+    except _OldTar:
+        raise UserError(
+            f"{path} is in PyTorch's tar format of before 0.1.10, which is not read; load it with "
+            "torch and save it again (if you trust its source: torch.save(torch.load(FILE, "
+            "weights_only=False), NEW)), or use a newer file, such as torchvision's "
+            "resnet50-0676ba61.pth"
+        ) from None
     except RefusedGlobal as refused:
         raise UserError(
             f"{path} was refused: its pickle names {refused}, and only tensors, containers and "
-            "argparse.Namespace are read. Nothing in it was run. If you trust its source, load it "
+            "plain settings are read. Nothing in it was run. If you trust its source, load it "
             "with torch and save the plain state dict: torch.save(model.state_dict(), ...)."
         ) from None
     except OSError as error:
@@ -112,8 +125,8 @@ def read_pth(path: str | os.PathLike) -> Any:
 
 def _builders() -> dict[str, Any]:
     allowed: dict[str, Any] = {
+        **INERT,
         "collections OrderedDict": _ordered_dict,
-        "argparse Namespace": lambda: Record(),
         "torch._utils _rebuild_tensor_v2": _rebuild_tensor,
         "torch._utils _rebuild_parameter": _rebuild_parameter,
     }
@@ -196,12 +209,15 @@ def _read_zip(file: BinaryIO) -> Any:
 
 
 def _read_legacy(file: BinaryIO) -> Any:
+    if file.read(262)[257:] == b"ustar":
+        raise _OldTar
+    file.seek(0)
     try:
         magic = read_pickle(file, {})
     except (ValueError, RefusedGlobal):
         magic = None
     if magic != LEGACY_MAGIC or read_pickle(file, {}) != LEGACY_PROTOCOL:
-        raise ValueError("it has no magic number; files from before torch 0.1.10 are not read")
+        raise ValueError("it has no magic number")
     order = "little" if read_pickle(file, {}).get("little_endian", True) else "big"
     storages: dict[str, Storage] = {}
     views: list[tuple[Storage, Storage, int]] = []
