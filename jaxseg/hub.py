@@ -62,7 +62,8 @@ def _snapshot(repo, revision, offline, patterns) -> Path:
     except LocalEntryNotFoundError as error:
         how = "offline mode is on" if offline else "the hub cannot be reached"
         raise UserError(
-            f"{named} is not in the local cache and {how}; fetch it once with a connection"
+            f"there is no local folder or file {repo}; as a Hugging Face id, {named} is not in "
+            f"the local cache and {how}: mend the path, or fetch it once with a connection"
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise UserError(f"cannot fetch {named}: {error}") from error

@@ -178,15 +178,20 @@ def compare(recorded: Mapping[str, Any], blocks: list[dict[str, Any]]) -> list[D
     """Every recorded block's drift, in order of execution.
 
     Raises:
-      UserError: a probe of another format, or of a model with other blocks.
+      UserError: a damaged probe, one of another format, or of a model with other blocks.
     """
     names = [block["name"] for block in blocks]
-    if recorded.get("format") != FORMAT or [b["name"] for b in recorded["blocks"]] != names:
+    try:
+        if recorded["format"] == FORMAT and [b["name"] for b in recorded["blocks"]] == names:
+            return [_drift(old, new) for old, new in zip(recorded["blocks"], blocks, strict=True)]
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(
-            "the probe was recorded by another version of this model, whose blocks differ; "
-            "save the weights again to renew it"
-        )
-    return [_drift(old, new) for old, new in zip(recorded["blocks"], blocks, strict=True)]
+            f"the recorded probe is damaged ({error!r}); save the weights again to renew it"
+        ) from error
+    raise UserError(
+        "the probe was recorded by another version of this model, whose blocks differ; "
+        "save the weights again to renew it"
+    )
 
 
 def _drift(old, new) -> Drift:

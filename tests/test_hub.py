@@ -5,7 +5,7 @@ import json
 import pytest
 from huggingface_hub import constants
 
-from jaxseg import checkpoints, hub
+from jaxseg import checkpoints, hub, native
 from jaxseg.checkpoints import ImageConfig, from_pretrained
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
@@ -72,3 +72,51 @@ def test_local_files_only_needs_no_environment(cache, monkeypatch):
     assert loaded.kwargs["num_classes"] == 3
     with pytest.raises(UserError, match="offline mode"):
         from_pretrained("lab/other", local_files_only=True)
+
+
+def test_a_mistyped_path_is_told_as_one_offline(cache):
+    with pytest.raises(UserError, match="there is no local folder or file weights/mine"):
+        from_pretrained("weights/mine")
+
+
+def test_two_processes_may_convert_one_id(cache, monkeypatch):
+    folder = hub.converted_folder("lab/small-detr", COMMITS["main"])
+    convert, first = checkpoints._open_local, []
+
+    def be_second(path):
+        source = convert(path)
+        if not first:
+            first.append(None)
+            checkpoints.save_source(source, folder, probe=False)
+        return source
+
+    monkeypatch.setattr(checkpoints, "_open_local", be_second)
+    loaded = from_pretrained("lab/small-detr")
+    assert_same(flatten(loaded.params), flatten(drawn(small(), seed=0)))
+    assert first
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_race_lost_at_the_last_moment_is_no_error(cache, monkeypatch):
+    folder, write = hub.converted_folder("lab/small-detr", COMMITS["main"]), native.write_weights
+    first = []
+
+    def write_second(path, flat):
+        if not first:
+            first.append(None)
+            source = checkpoints.Source(flat, "detr.r50", FIELDS)
+            checkpoints.save_source(source, folder, probe=False)
+        return write(path, flat)
+
+    monkeypatch.setattr(native, "write_weights", write_second)
+    loaded = from_pretrained("lab/small-detr")
+    assert_same(flatten(loaded.params), flatten(drawn(small(), seed=0)))
+
+
+def test_what_was_assumed_of_an_id_is_said(cache, caplog):
+    path = cache / "hub/models--lab--small-detr/snapshots" / COMMITS["main"] / "config.json"
+    config = json.loads(path.read_text())
+    del config["category_ids"]
+    path.write_text(json.dumps(config))
+    from_pretrained("lab/small-detr")
+    assert "assumed that labels are category ids" in caplog.text

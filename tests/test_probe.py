@@ -138,3 +138,18 @@ def test_verify_says_what_it_cannot_check(saved, tmp_path, capsys):
     (folder / "probe.json").unlink()
     assert cli.main(["verify", str(folder)]) == 2
     assert "saved without a probe" in said(capsys)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"format": 1}', '{"format": 1, "blocks": [3]}'])
+def test_a_damaged_probe_is_told(saved, tmp_path, capsys, content):
+    folder = tmp_path / "bad"
+    shutil.copytree(saved, folder)
+    (folder / "probe.json").write_text(content)
+    assert cli.main(["verify", str(folder)]) == 2
+    assert "the recorded probe is damaged" in said(capsys)
+
+
+def test_a_config_that_is_no_object_is_no_folder_of_ours(tmp_path, capsys):
+    (tmp_path / "config.json").write_text("[1]")
+    assert cli.main(["verify", str(tmp_path)]) == 2
+    assert "no config.json of jaxseg" in said(capsys)
