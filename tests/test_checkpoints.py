@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 
 import jax
 import jax.numpy as jnp
@@ -207,10 +208,11 @@ def test_training_arguments_say_what_keys_cannot(tmp_path, params):
     assert loaded.model == small(dilation=True, dropout=0.0)
 
 
-def test_published_weights_bring_cocos_names(tmp_path):
+def test_published_weights_bring_cocos_names_and_say_so(tmp_path, caplog):
     model = small(num_classes=91)
     write_state_dict(to_state_dict("detr", drawn(model)), tmp_path / "a.safetensors")
     assert from_pretrained(tmp_path / "a.safetensors", num_heads=2).classes == COCO_91
+    assert "assumed COCO's class names" in caplog.text
 
 
 def test_a_native_folder_goes_back_to_the_official_file(official, params, tmp_path):
@@ -233,3 +235,125 @@ def test_a_backbone_is_taken_from_torchvision_or_from_a_detector(tmp_path, offic
         from_pretrained(resnet)
     with pytest.raises(UserError, match=r"missing    layer1\.0\.bn3"):
         load_backbone(resnet, small(depth=50))
+
+
+def test_a_swap_that_fails_leaves_the_old_weights(tmp_path, params, monkeypatch):
+    folder = tmp_path / "a"
+    save_pretrained(folder, "detr.r50", FIELDS, params, probe=False)
+    replace = os.replace
+
+    def fail(source, destination):
+        if os.path.basename(source) == "new":
+            raise OSError(5, "Input/output error")
+        replace(source, destination)
+
+    monkeypatch.setattr(native.os, "replace", fail)
+    with pytest.raises(UserError, match="Input/output error; what was there is as it was"):
+        save_pretrained(folder, "detr.r50", FIELDS, drawn(small(), 1), probe=False)
+    assert_same(flatten(from_pretrained(folder).params), flatten(params))
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "detr"}', "[1]", None])
+def test_a_folder_of_foreign_weights_is_not_replaced(tmp_path, params, config):
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    (tmp_path / "model.safetensors").write_bytes(b"theirs")
+    with pytest.raises(UserError, match=r"model\.safetensors, which would be lost"):
+        save_pretrained(tmp_path, "detr.r50", FIELDS, params, probe=False)
+    assert (tmp_path / "model.safetensors").read_bytes() == b"theirs"
+
+
+def test_a_place_that_cannot_be_written_to_is_named(tmp_path, params):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*file/a: File exists"):
+        save_pretrained(tmp_path / "file" / "a", "detr.r50", FIELDS, params, probe=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": {"names": ["a"], "category_ids": [1]}}, "names 1 classes and its model has 3"),
+        ({"kwargs": FIELDS | {"num_heads": 0}}, "num_heads of detr.r50 must be a whole number"),
+        ({"model": ["detr.r50"]}, r"names the model \['detr.r50'\]"),
+    ],
+)
+def test_a_config_that_contradicts_itself_is_named(saved, tmp_path, change, message):
+    config = json.loads((saved / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+    with pytest.raises(UserError, match=rf"config\.json.* {message}"):
+        from_pretrained(tmp_path)
+
+
+def test_only_a_head_that_does_not_fit_brings_the_hint(saved, tmp_path):
+    config = json.loads((saved / "config.json").read_text()) | {"classes": None}
+    for name, hinted in (("num_classes", True), ("num_queries", False)):
+        changed = config | {"kwargs": FIELDS | {name: 9}}
+        (tmp_path / "config.json").write_text(json.dumps(changed))
+        (tmp_path / "model.safetensors").write_bytes((saved / "model.safetensors").read_bytes())
+        with pytest.raises(UserError, match="misshapen") as caught:
+            from_pretrained(tmp_path)
+        assert ("pass num_classes=" in str(caught.value)) == hinted
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("detr.r101", r"is no detr\.r101: its backbone is a ResNet-18"),
+        ("detr.tiny", r"is no detr\.tiny: .*give detr\.r50 or detr\.r50_dc5"),
+    ],
+)
+def test_a_model_that_the_file_contradicts_is_one_short_error(official, model, message):
+    with pytest.raises(UserError, match=message) as caught:
+        from_pretrained(official, model=model, num_heads=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_the_training_arguments_contradict_is_an_error(tmp_path, params):
+    state = {k: torch.from_numpy(v) for k, v in to_state_dict("detr", params).items()}
+    content = {"model": state, "args": argparse.Namespace(dilation=True, nheads=2)}
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"trained with dilation=True; .* give detr\.r50_dc5"):
+        from_pretrained(tmp_path / "a.pth", model="detr.r50")
+
+
+def test_a_model_that_a_native_folder_contradicts_is_an_error(saved):
+    with pytest.raises(UserError, match=r"its model is detr\.r50; detr\.r50_dc5 was asked for"):
+        from_pretrained(saved, model="detr.r50_dc5")
+
+
+def test_a_known_number_of_heads_is_not_called_assumed(official, caplog):
+    from_pretrained(official, num_heads=2)
+    assert "num_heads" not in caplog.text
+
+
+def test_the_stems_width_is_read_from_the_file(tmp_path):
+    model = small(stem=16)
+    write_state_dict(to_state_dict("detr", drawn(model)), tmp_path / "a.safetensors")
+    assert from_pretrained(tmp_path / "a.safetensors", num_heads=2).model == model
+
+
+def test_group_normalisation_has_no_official_form(tmp_path):
+    model = small(norm="group_norm")
+    kwargs = FIELDS | {"norm": "group_norm"}
+    made = checkpoints.Pretrained(model, drawn(model), None, ImageConfig(), "detr.r50", kwargs)
+    with pytest.raises(UserError, match=r"group normalisation, .*keep it native"):
+        write_official(made, tmp_path / "a.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_lightnings_checkpoint_loads(tmp_path, params):
+    state = {f"model.{k}": torch.from_numpy(v) for k, v in to_state_dict("detr", params).items()}
+    state["criterion.empty_weight"] = torch.ones(4)
+    torch.save({"state_dict": state, "hyper_parameters": {}}, tmp_path / "a.ckpt")
+    source = checkpoints.open_source(tmp_path / "a.ckpt")
+    assert source.dropped == ["criterion.empty_weight"]
+    assert_same(source.flat, flatten(params))
+
+
+def test_a_backbone_is_taken_from_native_weights(saved, params):
+    for path in (saved, saved / "model.safetensors"):
+        assert_same(flatten(load_backbone(path, small())), flatten(params["backbone"]))
+    with pytest.raises(UserError, match=r"the backbone of .* does not fit the model"):
+        load_backbone(saved, small(depth=50))

@@ -1,10 +1,15 @@
 """`jaxseg convert` and `jaxseg models`: reports, statuses, nothing half-written."""
 
+import json
+
 import numpy as np
 import pytest
 
 from jaxseg import cli
 from jaxseg.checkpoints import from_pretrained
+from jaxseg.convert_command import read_names
+from jaxseg.data.classes import Classes
+from jaxseg.errors import UserError
 from jaxseg.models import build
 from jaxseg.params import flatten
 from jaxseg_convert_torch import read_state_dict, to_state_dict, write_state_dict
@@ -86,3 +91,62 @@ def test_models_lists_what_can_be_built(capsys):
     # 41.525 M trainable and frozen kernels, and four arrays of frozen batch norm a layer
     assert r50.split()[:3] == ["detr.r50", "41.63", "M"]
     assert cli.main(["models", "detr.r51"]) == 2
+
+
+def test_a_destination_that_is_the_source_is_refused(official, tmp_path, capsys):
+    folder = tmp_path / "native"
+    assert cli.main(["convert", str(official), str(folder), "--no-probe"]) == 0
+    for path, form in ((folder, "native"), (official, "official")):
+        before = read_state_dict(official)
+        assert cli.main(["convert", str(path), str(path), "--to", form]) == 2
+        assert "SRC and DST are both" in said(capsys)
+        assert_same(read_state_dict(official), before)
+
+
+def test_what_an_official_file_does_not_tell_can_be_given(official, tmp_path, capsys):
+    options = ["--num-heads", "2", "--classes", "red,white,platelet"]
+    out = [str(tmp_path / "hf"), "--to", "huggingface"]
+    assert cli.main(["convert", str(official), *out, *options]) == 0
+    assert "num_heads" not in capsys.readouterr().out
+    loaded = from_pretrained(tmp_path / "hf")
+    assert loaded.classes.names == ("red", "white", "platelet")
+    assert loaded.model == small()
+
+
+@pytest.mark.parametrize(
+    ("heads", "message"), [("0", "must be a whole number above 0"), ("3", "cannot be built")]
+)
+def test_heads_that_cannot_be_are_told(official, tmp_path, capsys, heads, message):
+    assert cli.main(["convert", str(official), str(tmp_path / "a"), "--num-heads", heads]) == 2
+    assert message in said(capsys)
+
+
+def test_names_come_from_a_list_a_text_or_cocos_categories(tmp_path):
+    (tmp_path / "names.txt").write_text("red\nwhite cell\n\n")
+    assert read_names(str(tmp_path / "names.txt"), 2) == Classes(("red", "white cell"), (0, 1))
+    categories = [{"id": 1, "name": "red"}, {"id": 3, "name": "white"}]
+    path = tmp_path / "coco.json"
+    path.write_text(json.dumps({"categories": categories}))
+    assert read_names(str(path), 2) == Classes(("red", "white"), (1, 3))
+    assert read_names(str(path), 4).category_ids == (None, 1, None, 3)
+    with pytest.raises(UserError, match="gives 2 or 4 names and the model has 3 labels"):
+        read_names(str(path), 3)
+    path.write_text("[]")
+    with pytest.raises(UserError, match='has no list "categories"'):
+        read_names(str(path), 3)
+
+
+def test_given_names_replace_the_assumed_ones(tmp_path, capsys):
+    model = small(num_classes=91)
+    write_state_dict(to_state_dict("detr", drawn(model)), tmp_path / "a.safetensors")
+    names = [f"c{i}" for i in range(91)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    arguments = [str(tmp_path / "a.safetensors"), str(tmp_path / "out"), "--no-probe"]
+    assert cli.main(["convert", *arguments, "--classes", str(tmp_path / "names.txt")]) == 0
+    assert "COCO" not in capsys.readouterr().out
+    assert list(from_pretrained(tmp_path / "out").classes.names) == names
+
+
+def test_a_destination_that_cannot_be_made_is_one_paragraph(official, capsys):
+    assert cli.main(["convert", str(official), "/proc/x/y", "--no-probe"]) == 2
+    assert "cannot write /proc/x/y" in said(capsys)

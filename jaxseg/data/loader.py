@@ -168,8 +168,9 @@ class Loader:
             )
         self.dropped += sum(count for _, count in loaded.dropped)
         for message in loaded.skipped:
-            warnings.warn(f"skipped: {message}", stacklevel=3)
-        self.skipped += loaded.skipped
+            self.skipped.append(message)
+            # The number makes each its own: Python says the same warning once only.
+            warnings.warn(f"skipped: {message} ({len(self.skipped)} so far)", stacklevel=3)
         return loaded.batch
 
     def _load(self, step: int) -> Loaded:

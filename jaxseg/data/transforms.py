@@ -163,6 +163,8 @@ def short_side_size(size: Size, short: int, long: int | None = None) -> Size:
         least, most = float(min(size)), float(max(size))
         if most / least * short > long:
             short = round(long * least / most)
+            if short <= 1:  # the rule ends at nothing, or far beyond the limit
+                return (1, long) if height < width else (long, 1)
     if min(size) == short:
         return height, width
     if width < height:

@@ -9,11 +9,8 @@ checkpoints/, metrics.jsonl, tensorboard/, and at the end the weights: last/ and
 """
 
 import argparse
-import json
-import os
 import shlex
 from pathlib import Path
-from typing import Any
 
 from jaxseg.errors import UserError
 
@@ -22,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("config", metavar="CONFIG", help="a .py file or a name, as detr/r50_coco")
     parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="as epochs=50")
-    parser.add_argument("--workdir", type=Path, help="of the run (default: runs/CONFIG)")
+    parser.add_argument(
+        "--workdir", type=Path, help="of the run (default: runs/CONFIG; of a file its name)"
+    )
     parser.add_argument(
         "--resume",
         choices=("auto", "never", "must"),
@@ -44,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
     """Train; 0 when the run has ended or was stopped by a signal after saving."""
     from jaxseg.train.configs import load_config
     from jaxseg.train.overrides import apply_overrides, settings
+    from jaxseg.train.workdir import text_of
 
     experiment = apply_overrides(load_config(args.config), args.overrides)
     if args.show:
         for name, value in settings(experiment).items():
-            print(f"{name} = {_text(value)}")
+            print(f"{name} = {text_of(value)}")
         return 0
     _join_processes(args)
     return _train(args, experiment)
@@ -63,9 +63,21 @@ def _join_processes(args: argparse.Namespace) -> None:
             "several processes need all of --coordinator, --num-processes and --process-id, or "
             "--distributed where the cluster tells them"
         )
+    count, index = args.num_processes, args.process_id
+    if None not in (count, index) and not 0 <= index < count:
+        raise UserError(
+            f"--process-id must be 0 to {count - 1} for --num-processes {count}; got {index}"
+        )
     import jax
 
-    jax.distributed.initialize(*given)
+    try:
+        jax.distributed.initialize(*given)
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"the processes did not find each other ({str(error).splitlines()[0]}): where no "
+            "cluster tells them (TPU pods, Slurm, Open MPI), start each with --coordinator, "
+            "--num-processes and --process-id"
+        ) from error
 
 
 def _train(args: argparse.Namespace, experiment) -> int:
@@ -76,13 +88,15 @@ def _train(args: argparse.Namespace, experiment) -> int:
     from jaxseg.train.loop import Plan, Trainer
     from jaxseg.train.metrics import MetricsLog
     from jaxseg.train.session import prepare, summary
+    from jaxseg.train.workdir import check_workdir, default_workdir
 
     main = jax.process_index() == 0
     session = prepare(experiment)
     experiment, classes = session.experiment, session.classes
     builder = describe(session.model)  # now: after hours of training it would be too late
-    workdir = args.workdir or Path("runs") / Path(args.config).with_suffix("")
-    _check_workdir(workdir, args.resume)
+    evaluate = session.evaluator()
+    workdir = args.workdir or default_workdir(args.config)
+    check_workdir(workdir, args.resume)
     if main:
         print(summary(session), flush=True)
     checkpoints = Checkpoints(workdir / "checkpoints", keep_every=experiment.keep_every)
@@ -106,7 +120,7 @@ def _train(args: argparse.Namespace, experiment) -> int:
         trainable=session.trainable,
         image_ids=session.train_set.image_ids,
         learning_rate=session.learning_rate,
-        evaluate=session.evaluator(),
+        evaluate=evaluate,
     )
     try:
         outcome = trainer.run(state, session.loader)
@@ -121,27 +135,19 @@ def _train(args: argparse.Namespace, experiment) -> int:
         checkpoints.close()
     if main:
         _say_end(args, outcome, checkpoints, workdir, experiment)
+        if skipped := session.loader.skipped:
+            print(f"{len(skipped)} times an image could not be read and another took its place")
     return 0
 
 
-def _check_workdir(workdir: Path, resume: str) -> None:
-    latest = workdir / "checkpoints" / "latest"
-    has_some = latest.is_dir() and any(entry.name.isdigit() for entry in latest.iterdir())
-    if resume == "never" and has_some:
-        raise UserError(
-            f"{workdir} holds a run already: choose another --workdir, or --resume auto to go on"
-        )
-    if resume == "must" and not has_some:
-        raise UserError(f"{workdir} holds no checkpoint to resume from: check --workdir")
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"{workdir} is a file: choose another --workdir")
-
-
 def _initial_state(args: argparse.Namespace, session, checkpoints, workdir: Path, main: bool):
+    from jaxseg.train.workdir import changed_settings, write_settings
+
+    settings = (workdir, args.config, args.overrides, session.experiment)
     state = checkpoints.restore(session.abstract_state())
     if state is None:
         if main:
-            _write_settings(args, session, workdir)
+            write_settings(*settings)
         return session.create_state()
     step = int(state.step)
     if step > session.num_steps:
@@ -149,43 +155,18 @@ def _initial_state(args: argparse.Namespace, session, checkpoints, workdir: Path
             f"the checkpoint in {workdir} is of step {step}, and the run shall have "
             f"{session.num_steps}: raise epochs or steps, or choose another --workdir"
         )
+    seed = session.experiment.seed
+    if int(state.seed) != seed:
+        raise UserError(
+            f"the run in {workdir} has the seed {int(state.seed)}, which its data and its dropout "
+            f"go on with; got seed={seed}: set seed={int(state.seed)}, or choose another --workdir"
+        )
     if main:
         print(f"resuming at step {step} of {session.num_steps} from {workdir}")
-        for line in _changed_settings(session, workdir):
+        for line in changed_settings(workdir, session.experiment):
             print(f"  changed since: {line}")
-        _write_settings(args, session, workdir)
+        write_settings(*settings)
     return state
-
-
-def _write_settings(args: argparse.Namespace, session, workdir: Path) -> None:
-    from jaxseg.train.overrides import settings
-
-    record = {
-        "config": args.config,
-        "overrides": args.overrides,
-        "settings": {name: _text(v) for name, v in settings(session.experiment).items()},
-    }
-    workdir.mkdir(parents=True, exist_ok=True)
-    partial = workdir / "experiment.json.partial"
-    partial.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, workdir / "experiment.json")
-
-
-def _changed_settings(session, workdir: Path) -> list[str]:
-    from jaxseg.train.overrides import settings
-
-    try:
-        old = json.loads((workdir / "experiment.json").read_text(encoding="utf-8"))["settings"]
-    except (OSError, ValueError, KeyError):
-        return ["(the run's experiment.json cannot be read)"]
-    new = {name: _text(value) for name, value in settings(session.experiment).items()}
-    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    return [f"{name}: {old.get(name)} → {new.get(name)}" for name in names]
-
-
-def _text(value: Any) -> str:
-    # A function's repr holds its address, which differs from run to run.
-    return getattr(value, "__name__", None) or repr(value)
 
 
 def _export(state, directory: Path, builder: tuple[str, dict], classes, image) -> None:

@@ -4,6 +4,7 @@ import difflib
 import importlib
 import importlib.util
 import pkgutil
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -46,6 +47,8 @@ def _from_path(path: Path) -> ModuleType:
         raise UserError(f"no config file {path}: {_known()}")
     spec = importlib.util.spec_from_file_location(f"jaxseg_config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
+    # A dataclass whose annotations are text looks its module up here.
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:

@@ -7,7 +7,7 @@ Everything in it can be changed on the command line by its dotted name; see `tra
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from flax import linen as nn
 from jax.sharding import PartitionSpec
@@ -39,6 +39,8 @@ class Data:
       workers: processes that load images; 0 loads in the training process.
       eval_batch_size: None is one image a device.
       eval_limit: only evaluate the first so many images.
+      on_error: what an unreadable image of `train` does: "raise" ends the run, "skip" takes
+        another image for it, with a warning each time. The evaluation always ends.
     """
 
     train: str
@@ -52,6 +54,7 @@ class Data:
     workers: int = 0
     eval_batch_size: int | None = None
     eval_limit: int | None = None
+    on_error: Literal["raise", "skip"] = "raise"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ class Experiment:
     Attributes:
       model: unbound; `num_classes=0` means as many as the data set has. None is the model that
         `init` holds.
+      dtype: of the computation, for whatever model; None leaves its own. Parameters stay float32.
       steps: of the run, instead of `epochs`.
       accumulate: a batch is computed in so many parts, one after the other, to save memory.
       seed: of parameters, dropout, the order of images and augmentation.
@@ -88,6 +92,7 @@ class Experiment:
     steps: int | None = None
     accumulate: int = 1
     seed: int = 42
+    dtype: Any = None
     init: str | None = None
     load: Table[bool] = ()
     backbone: str | None = None

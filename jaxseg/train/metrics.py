@@ -80,4 +80,4 @@ def _summary_writer(directory: Path, step: int):
     except ImportError:
         print("TensorBoard's files are not written: pip install tensorboardX to have them")
         return None
-    return SummaryWriter(str(directory), purge_step=step + 1 if step else None)
+    return SummaryWriter(str(directory), purge_step=step + 1)

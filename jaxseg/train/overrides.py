@@ -67,7 +67,7 @@ def _replace(config: Any, path: list[str], text: str, parents: tuple[str, ...]) 
         names = ", ".join(f"{name}.{part}" for part in _fields(old))
         raise UserError(f"{name} has parts: override one of {names}")
     if field in ("dtype", "param_dtype"):
-        return _with_dtype(config, field, _parse_dtype(text, name))
+        return with_dtype(config, field, _parse_dtype(text, name))
     value = parse(text, typing.get_type_hints(type(config)).get(field, Any), name)
     return _with(config, field, value, name)
 
@@ -79,9 +79,10 @@ def _with(config: Any, field: str, value: Any, name: str) -> Any:
         raise UserError(f"{name} cannot be {value!r}: {error}") from error
 
 
-def _with_dtype(config: Any, field: str, dtype) -> Any:
+def with_dtype(config: Any, field: str, dtype) -> Any:
+    """The config or module with "dtype" or "param_dtype" set in it and in all its modules."""
     changed = {
-        name: _with_dtype(getattr(config, name), field, dtype)
+        name: with_dtype(getattr(config, name), field, dtype)
         for name in _fields(config)
         if isinstance(getattr(config, name), nn.Module)
     }

@@ -15,7 +15,7 @@ class Schedule:
 
     Attributes:
       kind: "step" multiplies by `factor` at each of `drops`; "cosine" falls from 1 after warm-up
-        to `end` at the last step; "constant" stays at 1.
+        to `end` at the end of the run, just past the last step; "constant" stays at 1.
       drops: when to drop, as fractions of the run: 400 of 500 epochs is 0.8, whatever the data
         set and the batch.
       factor: of each drop.

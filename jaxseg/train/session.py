@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from jaxseg.data.classes import Classes
 from jaxseg.data.dataset import Dataset, open_dataset
 from jaxseg.data.loader import Loader
-from jaxseg.errors import UserError
 from jaxseg.eval.build import make_evaluator
 from jaxseg.parallel.mesh import batch_shards, loader_shard
 from jaxseg.parallel.shard import check_batch_size, param_shardings, place
 from jaxseg.params import abstract_inputs, abstract_params, count, flatten, unflatten
 from jaxseg.train import state as states
+from jaxseg.train.checks import check_buckets, check_classes, check_metric, check_settings
 from jaxseg.train.experiment import Experiment
 from jaxseg.train.loop import Evaluate
 from jaxseg.train.state import TrainState
@@ -115,7 +115,7 @@ def prepare(experiment: Experiment) -> Session:
     Raises:
       UserError: data set, model, weights, batch and mesh do not go together.
     """
-    _check(experiment)
+    check_settings(experiment)
     data = experiment.data
     mesh = experiment.mesh.build()
     check_batch_size(data.batch_size, mesh, experiment.accumulate)
@@ -123,7 +123,9 @@ def prepare(experiment: Experiment) -> Session:
         check_batch_size(data.eval_batch_size, mesh)
     train_set = open_dataset(data.train, numbering=data.numbering)
     val_set = None if data.val is None else open_dataset(data.val, numbering=data.numbering)
-    _check_classes(train_set, val_set)
+    check_classes(train_set, val_set)
+    if val_set is not None:
+        check_metric(experiment.metric, val_set.classes)
     classes = train_set.classes
     model, initial = resolve_model(experiment, classes)
     experiment = dataclasses.replace(experiment, model=model)
@@ -138,8 +140,9 @@ def prepare(experiment: Experiment) -> Session:
         process_index=index,
         process_count=processes,
         workers=data.workers,
+        on_error=data.on_error,
     )
-    _check_buckets(loader.buckets, model)
+    check_buckets(loader.buckets, model)
     num_steps = experiment.num_steps(loader.steps_per_epoch)
     schedule = experiment.schedule.build(num_steps)
     paths = list(flatten(abstract_params(model)))
@@ -172,40 +175,6 @@ def prepare(experiment: Experiment) -> Session:
         learning_rate=lambda step: experiment.optimizer.learning_rate * float(schedule(step)),
         initial=initial,
     )
-
-
-def _check(experiment: Experiment) -> None:
-    positive = ("epochs", "steps", "accumulate", "evaluate_every", "checkpoint_every")
-    for name in (*positive, "keep_every", "log_every"):
-        value = getattr(experiment, name)
-        if value is not None and value <= 0:
-            raise UserError(f"{name} must be above 0; got {value}")
-    if experiment.matmul_precision not in (None, "default", "high", "highest"):
-        raise UserError(
-            "matmul_precision is one of default, high, highest, or none; "
-            f"got {experiment.matmul_precision!r}"
-        )
-    if experiment.init is not None and experiment.backbone is not None:
-        raise UserError("init holds a backbone already: give init or backbone, not both")
-
-
-def _check_classes(train_set: Dataset, val_set: Dataset | None) -> None:
-    if val_set is None or val_set.classes == train_set.classes:
-        return
-    unknown = [name for name in val_set.classes.names if name not in train_set.classes.names]
-    raise UserError(
-        f"data.train and data.val have other categories: {len(train_set.classes)} against "
-        f"{len(val_set.classes)}, of which only data.val has {', '.join(unknown) or 'none'}. "
-        "Give both files the same categories list"
-    )
-
-
-def _check_buckets(buckets, model: nn.Module) -> None:
-    wrong = [bucket for bucket in buckets if any(side % model.stride for side in bucket)]
-    if wrong:
-        raise UserError(
-            f"data.buckets must be multiples of the model's stride {model.stride}; got {wrong[0]}"
-        )
 
 
 def summary(session: Session) -> str:

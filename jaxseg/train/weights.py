@@ -13,6 +13,7 @@ from jaxseg.errors import UserError
 from jaxseg.parallel.rules import lookup
 from jaxseg.params import abstract_params, flatten
 from jaxseg.train.experiment import Experiment
+from jaxseg.train.overrides import with_dtype
 
 RANDOM = "random"
 
@@ -26,7 +27,23 @@ def resolve_model(
       UserError: no model, another number of classes, or weights that do not fit.
     """
     if experiment.init is not None:
-        return _from_init(experiment, classes)
+        model, initial = _from_init(experiment, classes)
+    else:
+        model, initial = _afresh(experiment, classes)
+    if experiment.dtype is not None:
+        model = with_dtype(model, "dtype", experiment.dtype)
+    return model, initial
+
+
+def named_labels(classes: Classes, num_classes: int) -> Classes:
+    """The classes with holes for the labels that only the model has."""
+    holes = num_classes - len(classes)
+    return Classes(classes.names + (HOLE,) * holes, classes.category_ids + (None,) * holes)
+
+
+def _afresh(
+    experiment: Experiment, classes: Classes
+) -> tuple[nn.Module, dict[str, np.ndarray] | None]:
     if experiment.model is None:
         raise UserError(
             "this config trains the model that `init` holds: add init=FOLDER or a Hugging Face "
@@ -38,12 +55,6 @@ def resolve_model(
     if experiment.backbone in (None, RANDOM):
         return model, None
     return model, _on_host({"backbone": load_backbone(experiment.backbone, model)})
-
-
-def named_labels(classes: Classes, num_classes: int) -> Classes:
-    """The classes with holes for the labels that only the model has."""
-    holes = num_classes - len(classes)
-    return Classes(classes.names + (HOLE,) * holes, classes.category_ids + (None,) * holes)
 
 
 def _from_init(experiment: Experiment, classes: Classes) -> tuple[nn.Module, dict[str, np.ndarray]]:

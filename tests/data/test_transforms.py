@@ -7,9 +7,14 @@ from PIL import Image
 from jaxseg.data.dataset import Example
 from jaxseg.data.edits import Crop, Flip, Resize
 from jaxseg.data.transforms import (
+    Chain,
+    Either,
     FixedSize,
     RandomCrop,
+    RandomFlip,
+    RandomResize,
     ScaleJitter,
+    ShortSide,
     apply,
     detr_augmentation,
     evaluation_transform,
@@ -48,6 +53,8 @@ def example(height=6, width=8, boxes=((1, 2, 4, 5), (0, 0, 8, 6))) -> Example:
         ((800, 1200), 800, 1333, (800, 1200)),
         ((500, 500), 800, 1333, (800, 800)),
         ((400, 3000), 600, None, (600, 4500)),
+        ((1, 3000), 800, 1333, (1, 1333)),  # 0.44 would be no image
+        ((2000, 1), 800, 1333, (1333, 1)),
     ],
 )
 def test_short_side_rule_equals_detrs(size, short, long, expected):
@@ -147,6 +154,77 @@ def test_detr_augmentation_draws_from_its_lists_and_limits():
     assert sides.max() <= 600
     assert sides.max() > 590
     assert all(c.top >= 0 and c.left >= 0 for c in crops)
+
+
+def test_detrs_recipe_is_what_its_code_says():
+    # facebookresearch/detr, datasets/coco.py, make_coco_transforms("train").
+    scales = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    resize = RandomResize(scales, 1333)
+    crop = Chain((RandomResize((400, 500, 600), None), RandomCrop(384, 600), resize))
+    assert detr_augmentation() == Chain((RandomFlip(0.5, "horizontal"), Either(resize, crop, 0.5)))
+    assert evaluation_transform() == ShortSide(800, 1333)
+
+
+def draws(transform, size, count):
+    return [transform.draw(size, np.random.default_rng(seed)) for seed in range(count)]
+
+
+def assert_uniform(values, low, high):
+    """Whole numbers from low to high, both of them, without favourites."""
+    values = np.asarray(values)
+    assert (values.min(), values.max()) == (low, high)
+    span = high - low
+    # Standard errors of mean and deviation of so many draws, five times.
+    error = 5 * span / np.sqrt(12 * len(values))
+    assert abs(values.mean() - (low + high) / 2) < error
+    assert abs(values.std() - np.sqrt((span + 1) ** 2 - 1) / np.sqrt(12)) < error
+
+
+def test_the_crop_is_uniform_in_both_sides_and_anywhere():
+    crops = [crop for (crop,) in draws(RandomCrop(384, 600), (700, 900), 6000)]
+    assert_uniform([c.height for c in crops], 384, 600)
+    assert_uniform([c.width for c in crops], 384, 600)
+    assert abs(np.corrcoef([c.height for c in crops], [c.width for c in crops])[0, 1]) < 0.07
+    free = [(c.top / (700 - c.height), c.left / (900 - c.width)) for c in crops]
+    for place in np.transpose(free):
+        assert (place.min(), place.max()) == (0, 1)
+        assert abs(place.mean() - 0.5) < 0.02
+        assert abs(place.std() - 12**-0.5) < 0.01
+    assert abs(np.corrcoef(np.transpose(free))[0, 1]) < 0.07
+
+
+def test_a_crop_keeps_a_side_that_is_shorter_than_its_range():
+    crops = [crop for (crop,) in draws(RandomCrop(384, 600), (300, 500), 3000)]
+    assert {c.height for c in crops} == {300}
+    assert_uniform([c.width for c in crops], 384, 500)
+
+
+def test_each_of_the_scales_is_drawn_equally_often():
+    sizes = [
+        final_size(edits, (480, 640))
+        for edits in draws(RandomResize((60, 70, 80)), (480, 640), 3000)
+    ]
+    numbers = np.bincount([min(size) for size in sizes])[[60, 70, 80]]
+    assert numbers.sum() == 3000
+    assert (abs(numbers - 1000) < 130).all()
+
+
+@pytest.mark.parametrize("p", [0.5, 0.2])
+def test_probabilities_are_those_that_were_asked_for(p):
+    flips = [bool(edits) for edits in draws(RandomFlip(p), (9, 9), 3000)]
+    assert abs(np.mean(flips) - p) < 0.05
+    either = Either(FixedSize(1, 1), FixedSize(2, 2), p)
+    first = [final_size(edits, (9, 9)) == (1, 1) for edits in draws(either, (9, 9), 3000)]
+    assert abs(np.mean(first) - p) < 0.05
+
+
+def test_a_chain_draws_each_part_for_the_size_that_the_parts_before_leave():
+    edits = Chain((FixedSize(40, 60), RandomCrop(40, 60), ShortSide(20))).draw(
+        (9, 9), np.random.default_rng(0)
+    )
+    assert [type(edit) for edit in edits] == [Resize, Crop, Resize]
+    assert edits[1].height == 40
+    assert final_size(edits, (9, 9))[0] == 20 or final_size(edits, (9, 9))[1] == 20
 
 
 def test_evaluation_equals_pillows_resize():

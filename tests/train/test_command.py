@@ -1,4 +1,6 @@
 import json
+import warnings
+from pathlib import Path
 
 import jax
 import pytest
@@ -6,6 +8,12 @@ import pytest
 from jaxseg.checkpoints import from_pretrained
 from jaxseg.cli import main
 from jaxseg.params import abstract_params, count
+from jaxseg.train.configs import load_config
+from jaxseg.train.interrupt import Stopped
+from jaxseg.train.overrides import apply_overrides
+from jaxseg.train.session import prepare
+from jaxseg.train.workdir import default_workdir
+from tests.data.files import two_images
 from tests.train.processes import start
 
 CONFIG = """
@@ -52,7 +60,7 @@ def jaxseg(*arguments):
     return said
 
 
-def test_one_command_trains_evaluates_resumes_and_leaves_weights(config, tmp_path):
+def test_one_command_trains_evaluates_resumes_and_leaves_weights(config, tmp_path, capsys):
     workdir = tmp_path / "run"
     said = jaxseg("train", config, "ema.decay=0.5", "--workdir", workdir)
     assert "steps    3 of 4 images, 2 an epoch" in said
@@ -71,6 +79,8 @@ def test_one_command_trains_evaluates_resumes_and_leaves_weights(config, tmp_pat
     said = jaxseg("train", config, "ema.decay=0.5", "steps=4", "--workdir", workdir)
     assert "resuming at step 3 of 4" in said
     assert "changed since: steps: 3 → 4" in said
+    assert main(["train", str(config), "ema.decay=0.5", "seed=1", "--workdir", str(workdir)]) == 2
+    assert "has the seed 42" in capsys.readouterr().err
     said = jaxseg(
         "train", config, f"init={workdir / 'last'}", "steps=1", "--workdir", tmp_path / "next"
     )
@@ -107,8 +117,18 @@ def fails(capsys, tmp_path, *arguments):
         ("data.buckets=((32,32),)", "fits none of the buckets"),
         ("optimizer.frozen=[('backbonne',True)]", "'backbonne' in the table of optimizer.frozen"),
         ("init=nowhere", "nowhere does not exist"),
-        ("log_every=0", "log_every must be above 0"),
+        ("log_every=0", "log_every must be 1 or more; got 0"),
         ("matmul_precision=exact", "default, high, highest"),
+        ("data.eval_limit=0", "data.eval_limit must be 1 or more; got 0"),
+        ("data.eval_limit=-1", "data.eval_limit must be 1 or more; got -1"),
+        ("data.workers=-1", "data.workers must be 0 or more; got -1"),
+        ("data.max_targets=-1", "data.max_targets must be 1 or more; got -1"),
+        ("data.image.short_side=0", "data.image.short_side must be 1 or more; got 0"),
+        ("data.batch_size=0", "data.batch_size must be 1 or more; got 0"),
+        ("epochs=0", "epochs must be above 0"),
+        ("metric=AP5", "metric is one of AP, AP50"),
+        ("metric=AP/dog", "with the name of a class; got 'AP/dog'"),
+        ("data.on_error=ignore", "data.on_error must be one of raise, skip"),
         ("model.encoder.num_heads=3", "must be a multiple of the number of heads"),
         ("model.decoder.feedforward=8", "cannot be built by any of the named builders"),
         ("epoch=3", "did you mean epochs?"),
@@ -141,3 +161,61 @@ def test_resume_can_be_demanded_or_refused(config, capsys, tmp_path):
     again = ["train", str(config), "--workdir", str(tmp_path / "run"), "--resume", "never"]
     assert main(again) == 2
     assert "holds a run already" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--distributed",), "the processes did not find each other"),
+        (
+            ("--coordinator", "localhost:1", "--num-processes", 2, "--process-id", 5),
+            "--process-id must be 0 to 1 for --num-processes 2; got 5",
+        ),
+        (("--num-processes", 2), "several processes need all of"),
+    ],
+)
+def test_processes_that_cannot_find_each_other_say_so(config, tmp_path, arguments, message):
+    process = start("jaxseg", "train", config, "--workdir", tmp_path / "run", *arguments)
+    said = process.communicate(timeout=100)[0]
+    assert process.returncode == 2, said
+    assert message in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("config", "folder"),
+    [("detr/bccd", "detr/bccd"), ("mine.py", "mine"), ("/far/away/mine.py", "mine")],
+)
+def test_a_run_goes_into_runs_by_the_name_of_its_config(config, folder):
+    assert default_workdir(config) == Path("runs") / folder
+
+
+def test_the_evaluation_of_a_run_may_be_stopped_between_its_batches(config):
+    def poll():
+        raise Stopped("SIGTERM")
+
+    with pytest.raises(Stopped):
+        prepare(load_config(str(config))).evaluator()(None, 0, poll)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_run_may_skip_unreadable_images_and_counts_them(config, tmp_path, workers):
+    path = two_images(tmp_path / "data")
+    (tmp_path / "data" / "high.png").write_bytes(b"no image")
+    overrides = (f"data.train={path}", "data.val=none", "data.batch_size=2")
+    overrides += ("data.on_error=skip", f"data.workers={workers}")
+    loader = prepare(apply_overrides(load_config(str(config)), overrides)).loader
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        batches = list(loader.iterate(0, 3))
+    assert all("high.png cannot be read" in str(warning.message) for warning in said)
+    assert [str(warning.message)[-10:] for warning in said] == [f"({n} so far)" for n in (1, 2, 3)]
+    assert all(batch.index.tolist() == [0, 0] for batch in batches)
+    assert len(loader.skipped) == 3
+
+
+def test_a_config_file_may_define_dataclasses_whose_annotations_are_text(tmp_path):
+    path = tmp_path / "mine.py"
+    mine = "from __future__ import annotations\nimport dataclasses\nfrom typing import ClassVar\n"
+    mine += "@dataclasses.dataclass\nclass Mine:\n    a: int = 1\n    b: ClassVar[int] = 2\n"
+    path.write_text(mine + CONFIG)
+    assert load_config(str(path)).steps == 3

@@ -1,0 +1,89 @@
+"""What settings and data must fulfil before anything is written."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseg.data.classes import Classes
+from jaxseg.data.dataset import Dataset
+from jaxseg.errors import UserError
+from jaxseg.eval.coco_ap import METRICS
+from jaxseg.train.experiment import Experiment
+
+AT_LEAST_1 = (
+    "accumulate", "evaluate_every", "checkpoint_every", "keep_every", "log_every", "steps",
+    "data.batch_size", "data.max_targets", "data.eval_batch_size", "data.eval_limit",
+    "data.image.short_side", "data.image.long_side",
+)  # fmt: skip
+
+
+def check_settings(experiment: Experiment) -> None:
+    """What can be said without the data.
+
+    Raises:
+      UserError: a number out of its range, or settings that exclude each other.
+    """
+    for name in AT_LEAST_1:
+        _at_least(experiment, name, 1)
+    _at_least(experiment, "data.workers", 0)
+    if experiment.epochs <= 0:
+        raise UserError(f"epochs must be above 0; got {experiment.epochs}")
+    _one_of(experiment, "matmul_precision", ("default", "high", "highest"))
+    _one_of(experiment, "data.on_error", ("raise", "skip"))
+    if experiment.dtype is not None and not jnp.issubdtype(experiment.dtype, jnp.floating):
+        raise UserError(f"dtype must be float32, bfloat16 or float16; got {experiment.dtype!r}")
+    if experiment.init is not None and experiment.backbone is not None:
+        raise UserError("init holds a backbone already: give init or backbone, not both")
+
+
+def check_metric(metric: str, classes: Classes) -> None:
+    """Raise `UserError` if no evaluation on a data set of these classes has the metric."""
+    kind, slash, name = metric.partition("/")
+    # Classes of one name are told apart by their ids.
+    known = slash and kind == "AP" and name.partition(" (id ")[0] in classes.names
+    if metric not in METRICS and not known:
+        raise UserError(
+            f"metric is one of {', '.join(METRICS)}, or AP/CLASS with the name of a class; got "
+            f"{metric!r}: set metric"
+        )
+
+
+def check_classes(train_set: Dataset, val_set: Dataset | None) -> None:
+    """Raise `UserError` if the two have other categories."""
+    if val_set is None or val_set.classes == train_set.classes:
+        return
+    unknown = [name for name in val_set.classes.names if name not in train_set.classes.names]
+    raise UserError(
+        f"data.train and data.val have other categories: {len(train_set.classes)} against "
+        f"{len(val_set.classes)}, of which only data.val has {', '.join(unknown) or 'none'}. "
+        "Give both files the same categories list"
+    )
+
+
+def check_buckets(buckets, model: nn.Module) -> None:
+    """Raise `UserError` if the model's stride does not divide a canvas."""
+    wrong = [bucket for bucket in buckets if any(side % model.stride for side in bucket)]
+    if wrong:
+        raise UserError(
+            f"data.buckets must be multiples of the model's stride {model.stride}; got {wrong[0]}"
+        )
+
+
+def _value(experiment: Experiment, name: str) -> Any:
+    value = experiment
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _at_least(experiment: Experiment, name: str, least: int) -> None:
+    value = _value(experiment, name)
+    if value is not None and value < least:
+        raise UserError(f"{name} must be {least} or more; got {value}")
+
+
+def _one_of(experiment: Experiment, name: str, allowed: tuple[str, ...]) -> None:
+    value = _value(experiment, name)
+    if value is not None and value not in allowed:
+        raise UserError(f"{name} is one of {', '.join(allowed)}; got {value!r}")

@@ -1,0 +1,44 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jaxseg.checkpoints import ImageConfig, save_pretrained
+from jaxseg.data.classes import Classes
+from jaxseg.errors import UserError
+from jaxseg.models import detr
+from jaxseg.params import abstract_params
+from jaxseg.train.checks import check_settings
+from jaxseg.train.describe import describe
+from jaxseg.train.experiment import Data, Experiment
+from jaxseg.train.overrides import apply_overrides
+from jaxseg.train.weights import resolve_model
+
+CLASSES = Classes.from_names(("cat", "dog"))
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A folder of weights."""
+    model = detr.tiny(num_classes=2, width=16, num_heads=2, feedforward=16, num_queries=4)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), abstract_params(model))
+    save_pretrained(tmp_path, *describe(model), zeros, classes=CLASSES, image=ImageConfig())
+    return tmp_path
+
+
+def experiment(**fields):
+    return Experiment(model=None, data=Data(train="", transform=None, buckets=()), **fields)
+
+
+def test_the_model_of_trained_weights_computes_as_dtype_says(trained):
+    plain, _ = resolve_model(experiment(init=str(trained)), CLASSES)
+    assert plain.dtype == jnp.float32
+    wanted = apply_overrides(experiment(init=str(trained)), ["dtype=bfloat16"])
+    model, initial = resolve_model(wanted, CLASSES)
+    assert {model.dtype, model.backbone.dtype, model.encoder.dtype} == {jnp.bfloat16}
+    assert {model.param_dtype} | {x.dtype.type for x in initial.values()} == {jnp.float32}
+    assert describe(model) == describe(plain)
+
+
+def test_a_dtype_that_is_no_float_is_refused():
+    with pytest.raises(UserError, match="dtype must be float32"):
+        check_settings(experiment(dtype=jnp.int8))
