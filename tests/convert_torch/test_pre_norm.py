@@ -52,6 +52,7 @@ def test_pre_norm_gives_torchs_outputs():
         states = decode_officially(
             model.decoder, torch.from_numpy(query), memory, torch.from_numpy(place)
         )
+    tokens, place, query, mask = map(jnp.asarray, (tokens, place, query, mask))
     with jax.default_matmul_precision("highest"):
         found = ours.encoder.apply(
             {"params": params["encoder"]}, tokens, jnp.zeros_like(tokens), mask
