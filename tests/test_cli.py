@@ -181,3 +181,11 @@ def test_an_unknown_option_after_the_overrides_is_refused(capsys):
         cli.main(["train", "detr/synthetic", "epochs=3", "--shwo"])
     assert stopped.value.code == 2
     assert "unrecognized arguments: --shwo" in capsys.readouterr().err
+
+
+def test_a_working_folder_below_a_file_is_refused_before_training(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert cli.main(["train", "detr/synthetic", "--workdir", str(tmp_path / "file" / "x")]) == 2
+    captured = capsys.readouterr()
+    assert "file, which is a file: choose another place" in " ".join(captured.err.split())
+    assert captured.out == ""

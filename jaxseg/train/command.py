@@ -13,6 +13,7 @@ import shlex
 from pathlib import Path
 
 from jaxseg.errors import UserError
+from jaxseg.parallel.processes import add_process_arguments, join_processes
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "error to have one), or always (it is an error to have none) (default: %(default)s)",
     )
     parser.add_argument("--show", action="store_true", help="print all settings and stop")
-    several = parser.add_argument_group("several processes (start the same command in each)")
-    several.add_argument(
-        "--distributed", action="store_true", help="find the others by itself: TPU pods, Slurm"
-    )
-    several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
-    several.add_argument("--num-processes", type=int, metavar="N")
-    several.add_argument("--process-id", type=int, metavar="I", help="0 to N - 1")
+    add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; 0 when the run has ended or was stopped by a signal after saving."""
+    from jaxseg.predict.outputs import check_folder
     from jaxseg.train.configs import load_config
     from jaxseg.train.overrides import apply_overrides, settings
     from jaxseg.train.workdir import text_of
@@ -50,34 +46,10 @@ def run(args: argparse.Namespace) -> int:
         for name, value in settings(experiment).items():
             print(f"{name} = {text_of(value)}")
         return 0
-    _join_processes(args)
+    if args.workdir:
+        check_folder("--workdir", args.workdir)
+    join_processes(args)
     return _train(args, experiment)
-
-
-def _join_processes(args: argparse.Namespace) -> None:
-    given = (args.coordinator, args.num_processes, args.process_id)
-    if not args.distributed and given == (None, None, None):
-        return
-    if not args.distributed and None in given:
-        raise UserError(
-            "several processes need all of --coordinator, --num-processes and --process-id, or "
-            "--distributed where the cluster tells them"
-        )
-    count, index = args.num_processes, args.process_id
-    if None not in (count, index) and not 0 <= index < count:
-        raise UserError(
-            f"--process-id must be 0 to {count - 1} for --num-processes {count}; got {index}"
-        )
-    import jax
-
-    try:
-        jax.distributed.initialize(*given)
-    except (ValueError, RuntimeError) as error:
-        raise UserError(
-            f"the processes did not find each other ({str(error).splitlines()[0]}): where no "
-            "cluster tells them (TPU pods, Slurm, Open MPI), start each with --coordinator, "
-            "--num-processes and --process-id"
-        ) from error
 
 
 def _train(args: argparse.Namespace, experiment) -> int:
