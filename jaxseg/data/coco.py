@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from jaxseg.data.classes import Classes, Numbering
-from jaxseg.data.coco_json import ground_truth, load_coco
+from jaxseg.data.coco_json import ground_truth, load_coco, whole_side
 from jaxseg.data.coco_table import CocoTable
 from jaxseg.data.dataset import FORMS, Example
 from jaxseg.data.images import check_size, read_image, read_size
@@ -38,7 +38,7 @@ def open_coco(
     content = load_coco(path)
     folder = find_images(path, content["images"], images)
     check_files(path, folder, content["images"])
-    content["images"] = [_with_size(image, folder) for image in content["images"]]
+    content["images"] = [_with_size(image, folder, path) for image in content["images"]]
     return CocoDataset(path, folder, CocoTable.build(content, str(path), numbering, masks))
 
 
@@ -79,7 +79,7 @@ class CocoDataset:
         return self._table.example(index, image)
 
     def coco(self) -> dict:
-        return ground_truth(load_coco(self.path), self.image_ids)
+        return ground_truth(load_coco(self.path), self._table)
 
 
 def find_annotations(location: str) -> Path:
@@ -165,11 +165,15 @@ def check_files(path: Path, folder: Path, images: Sequence[Mapping]) -> None:
         )
 
 
-def _with_size(image: Mapping, folder: Path) -> dict:
+def _with_size(image: Mapping, folder: Path, path: Path) -> dict:
     if image.get("height") is None or image.get("width") is None:
         height, width = read_size(folder / image["file_name"])
         return {**image, "height": height, "width": width}
-    try:
-        return {**image, "height": int(image["height"]), "width": int(image["width"])}
-    except (TypeError, ValueError):
-        raise UserError(f"height and width must be whole numbers of pixels; got {image}") from None
+    height, width = whole_side(image["height"]), whole_side(image["width"])
+    if height is None or width is None:
+        raise UserError(
+            f"{path}: height and width of an image must be whole numbers of pixels above 0; got "
+            f"{image['height']!r} and {image['width']!r} for {image['file_name']!r}: correct them "
+            "or leave them out, and the file's own are taken"
+        )
+    return {**image, "height": height, "width": width}

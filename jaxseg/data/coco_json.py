@@ -2,12 +2,24 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+
+from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 
 PARTS = ("images", "annotations", "categories")
+
+
+class Opened(Protocol):
+    """What is known of a data set once it is open."""
+
+    classes: Classes
+    sizes: np.ndarray
+    image_ids: Sequence[int | str]
 
 
 def load_coco(path: Path) -> dict:
@@ -72,24 +84,52 @@ def stated_area(annotation: Mapping) -> float:
     return area if is_number(area) else annotation["bbox"][2] * annotation["bbox"][3]
 
 
-def ground_truth(content: Mapping, image_ids: Iterable) -> dict:
+def is_crowd(annotation: Mapping) -> bool:
+    """The `iscrowd` field, which some exporters write as text."""
+    value = annotation.get("iscrowd")
+    return (
+        value.strip().lower() not in ("", "0", "false") if isinstance(value, str) else bool(value)
+    )
+
+
+def whole_side(value) -> int | None:
+    """A side of an image in pixels, also where it is written as 6.0 or as text; else None."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() and number >= 1 and value is not True else None
+
+
+def ground_truth(content: Mapping, table: Opened) -> dict:
     """What evaluation reads: annotations of known images, with area, iscrowd and usable ids.
 
-    COCO's tools take an annotation of id 0 for "no match" and let a repeated id replace the
+    Sizes of images and names of categories that the file leaves out are those of the opened data
+    set. COCO's tools take an annotation of id 0 for "no match" and let a repeated id replace the
     first, so where such ids occur all are numbered anew from 1.
     """
-    known = set(image_ids)
+    sizes = dict(zip(table.image_ids, np.asarray(table.sizes).tolist(), strict=True))
     annotations = [
-        {**a, "area": stated_area(a), "iscrowd": int(bool(a.get("iscrowd")))}
+        {**a, "area": stated_area(a), "iscrowd": int(is_crowd(a))}
         for a in content["annotations"]
-        if a.get("image_id") in known
+        if isinstance(a.get("image_id"), int | str) and a["image_id"] in sizes
     ]
-    ids = {a.get("id") for a in annotations}
-    if len(ids) < len(annotations) or ids & {None, 0}:
+    ids = [a.get("id") for a in annotations]
+    plain = all(isinstance(id_, int | str) and id_ != 0 for id_ in ids)
+    if not plain or len(set(ids)) < len(ids):
         annotations = [{**a, "id": n} for n, a in enumerate(annotations, 1)]
     return {
         "info": content.get("info", {}),
-        "images": list(content["images"]),
+        "images": [
+            {**image, "height": sizes[image["id"]][0], "width": sizes[image["id"]][1]}
+            for image in content["images"]
+        ],
         "annotations": annotations,
-        "categories": list(content["categories"]),
+        "categories": _named_categories(content, table.classes),
     }
+
+
+def _named_categories(content: Mapping, classes: Classes) -> list[dict]:
+    """The file's own records, with the names that the labels have."""
+    names = {category["id"]: category["name"] for category in classes.to_categories()}
+    return [{**category, "name": names[category["id"]]} for category in content["categories"]]

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from jaxseg.data.classes import Classes, Numbering
-from jaxseg.data.coco_json import bbox_problem, stated_area
+from jaxseg.data.coco_json import bbox_problem, is_crowd, stated_area
 from jaxseg.data.dataset import Example
 from jaxseg.data.segmentation import decode_segmentation
 from jaxseg.errors import UserError
@@ -79,7 +79,7 @@ class CocoTable:
             boxes=boxes,
             labels=np.asarray([classes.label_of[a["category_id"]] for a in objects], np.int32),
             area=np.asarray([stated_area(a) for a in objects], np.float32),
-            iscrowd=np.asarray([bool(a.get("iscrowd", 0)) for a in objects], bool),
+            iscrowd=np.asarray([is_crowd(a) for a in objects], bool),
             annotation_ids=[a.get("id") for a in objects],
             segmentations=[a.get("segmentation") for a in objects] if masks else None,
         )

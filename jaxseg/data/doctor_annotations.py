@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from jaxseg.data.coco_json import bbox_problem, is_number
+from jaxseg.data.coco_json import bbox_problem, is_number, whole_side
 from jaxseg.data.findings import Finding
 from jaxseg.data.segmentation import segmentation_problem
 
@@ -19,10 +19,13 @@ def category_findings(categories: Sequence[Mapping]) -> Iterator[Finding]:
             continue
         if id_ in ids:
             yield Finding("duplicate category id", f"{id_} ({name!r})", True)
-        if name in names:
+        if not isinstance(name, str):
+            taken = "is missing" if name is None else f"{name!r} is no text"
+            yield Finding("category without a name", f"{id_}: its name {taken}", False)
+        elif name in names:
             yield Finding("category name used twice", f"{name!r}", False)
         ids.add(id_)
-        names.add(name)
+        names.add(str(name))
 
 
 def annotation_findings(content: Mapping, images: Sequence[Mapping]) -> Iterator[Finding]:
@@ -40,7 +43,7 @@ def annotation_findings(content: Mapping, images: Sequence[Mapping]) -> Iterator
         annotated.add(image_id)
         where += f" (image {image_id})"
         yield from _object_findings(annotation, where, sizes[image_id], categories)
-        key = (image_id, annotation.get("category_id"), str(annotation.get("bbox")))
+        key = (image_id, str(annotation.get("category_id")), str(annotation.get("bbox")))
         if key in seen_boxes:
             yield Finding("the same box twice", f"{where}: bbox {annotation.get('bbox')}", False)
         seen_boxes.add(key)
@@ -94,6 +97,5 @@ def _box_findings(bbox, where: str, size: tuple[int, int]) -> Iterator[Finding]:
 
 
 def _size(image: Mapping) -> tuple[int, int] | None:
-    height, width = image.get("height"), image.get("width")
-    fine = all(isinstance(side, int) and side > 0 for side in (height, width))
-    return (height, width) if fine else None
+    height, width = whole_side(image.get("height")), whole_side(image.get("width"))
+    return None if height is None or width is None else (height, width)

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from jaxseg.data.coco_json import whole_side
 from jaxseg.data.findings import Finding
 from jaxseg.data.images import check_size, orientation, read_image
 from jaxseg.errors import UserError
@@ -30,7 +31,7 @@ def listing_findings(images: Sequence[Mapping]) -> Iterator[Finding]:
             yield Finding("file listed twice", name, False)
         names.add(name)
         sides = (image.get("height"), image.get("width"))
-        if any(s is not None and (not isinstance(s, int) or s < 1) for s in sides):
+        if any(side is not None and whole_side(side) is None for side in sides):
             yield Finding("bad image size", f"{name}: height and width are {sides}", True)
 
 
@@ -59,8 +60,8 @@ def _look(image: Mapping, root: Path) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("unreadable image", f"{path}: {error.__cause__}", True)
         return
-    stated = (image.get("height"), image.get("width"))
-    if all(isinstance(side, int) for side in stated):
+    stated = (whole_side(image.get("height")), whole_side(image.get("width")))
+    if None not in stated:
         try:
             check_size(str(path), size, stated)
         except UserError as error:

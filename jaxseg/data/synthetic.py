@@ -50,6 +50,7 @@ def open_synthetic(
         raise UserError(f"the synthetic data set is synthetic:shapes; got {location!r}")
     limits = {
         "count": count >= 1,
+        "seed": 0 <= seed < 2**64,
         "size": size >= 32,
         "vary": 0 <= vary < 1,
         "objects": objects > 0,
@@ -57,8 +58,8 @@ def open_synthetic(
     }
     if wrong := [name for name, fine in limits.items() if not fine]:
         raise UserError(
-            "synthetic:shapes needs count ≥ 1, size ≥ 32, 0 ≤ vary < 1, objects ≥ 1, "
-            f"1 ≤ classes ≤ {len(SHAPES)}; wrong is {', '.join(wrong)}"
+            "synthetic:shapes needs count ≥ 1, 0 ≤ seed < 2**64, size ≥ 32, 0 ≤ vary < 1, "
+            f"objects ≥ 1, 1 ≤ classes ≤ {len(SHAPES)}; wrong is {', '.join(wrong)}"
         )
     return Synthetic(count, seed, size, vary, objects, masks, numbering, SHAPES[:classes])
 

@@ -98,7 +98,7 @@ class TfdsDataset:
         return {**self.__dict__, "_content": None}
 
     def coco(self) -> dict:
-        return ground_truth(self._content, self.image_ids)
+        return ground_truth(self._content, self._table)
 
 
 def import_tfds():

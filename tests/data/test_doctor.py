@@ -4,7 +4,9 @@ import pytest
 from PIL import Image
 
 from jaxseg.cli import main
+from jaxseg.data import open_dataset
 from jaxseg.data.doctor import examine
+from jaxseg.errors import UserError
 from tests.data.files import box, picture, shared, two_images
 
 
@@ -27,6 +29,8 @@ def test_a_sound_data_set_has_no_findings(tmp_path, capsys):
     [
         (box(9, 7, 77, [1, 1, 2, 2]), "unknown category", True),
         (box(9, 7, None, [1, 1, 2, 2]), "unknown category", True),
+        (box(9, 7, [5], [1, 1, 2, 2]), "unknown category", True),
+        (box([9], 7, 5, [1, 1, 2, 2]), "annotation without an id", False),
         (box(9, 7, 5, [1, float("nan"), 2, 2]), "unusable box", True),
         (box(9, 7, 5, [1, 2, 2]), "unusable box", True),
         (box(9, 7, 5, None), "unusable box", True),
@@ -131,3 +135,24 @@ def test_sources_without_json_are_examined_as_well(capsys):
 @pytest.mark.parametrize("name", ["bccd/instances_val.json", "coco_ccby/instances_mini.json"])
 def test_real_data_sets_are_sound(name):
     assert examine(str(shared(name)), progress=False).ok
+
+
+def test_names_and_sizes_of_other_kinds_are_findings_and_no_crash(tmp_path):
+    images = [
+        {"id": 7, "file_name": "wide.png", "height": 6.0, "width": "8"},  # read as they mean
+        {"id": 3, "file_name": "high.png", "height": 8.5, "width": 6},
+    ]
+    categories = [{"id": 5, "name": ["cat"]}, {"id": 2}]
+    path = two_images(tmp_path, images=images, categories=categories)
+    assert kinds(path) == {"bad image size": True, "category without a name": False}
+    images[1]["height"] = 8
+    path = two_images(tmp_path, images=images, categories=categories)
+    assert examine(str(path), progress=False).ok
+    assert len(open_dataset(path)) == 2
+
+
+def test_a_seed_that_no_generator_takes_is_a_finding(capsys):
+    assert main(["doctor", "synthetic:shapes?seed=-1"]) == 1
+    assert "wrong is seed" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match="wrong is seed"):
+        open_dataset("synthetic:shapes?seed=-1")
