@@ -1,6 +1,8 @@
 """Hugging Face ids: from the cache when offline, by revision, converted once."""
 
 import json
+import os
+import shutil
 
 import pytest
 from huggingface_hub import constants
@@ -83,8 +85,8 @@ def test_two_processes_may_convert_one_id(cache, monkeypatch):
     folder = hub.converted_folder("lab/small-detr", COMMITS["main"])
     convert, first = checkpoints._open_local, []
 
-    def be_second(path):
-        source = convert(path)
+    def be_second(*where):
+        source = convert(*where)
         if not first:
             first.append(None)
             checkpoints.save_source(source, folder, probe=False)
@@ -98,19 +100,20 @@ def test_two_processes_may_convert_one_id(cache, monkeypatch):
 
 
 def test_a_race_lost_at_the_last_moment_is_no_error(cache, monkeypatch):
-    folder, write = hub.converted_folder("lab/small-detr", COMMITS["main"]), native.write_weights
-    first = []
+    folder = hub.converted_folder("lab/small-detr", COMMITS["main"])
+    replace, first = os.replace, []
 
-    def write_second(path, flat):
-        if not first:
+    def replace_second(source, destination):
+        if not first and destination == folder:
             first.append(None)
-            source = checkpoints.Source(flat, "detr.r50", FIELDS)
-            checkpoints.save_source(source, folder, probe=False)
-        return write(path, flat)
+            replace(shutil.copytree(source, cache / "other"), destination)
+        replace(source, destination)
 
-    monkeypatch.setattr(native, "write_weights", write_second)
+    monkeypatch.setattr(native.os, "replace", replace_second)
     loaded = from_pretrained("lab/small-detr")
     assert_same(flatten(loaded.params), flatten(drawn(small(), seed=0)))
+    assert first
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_what_was_assumed_of_an_id_is_said(cache, caplog):
