@@ -116,7 +116,9 @@ def init_params(model, seed=0):
 class Parts:
     """Model, optimizer, state and step of a small run."""
 
-    def __init__(self, model=None, num_steps=20, ema=None, seed=0, optimizer=None, **options):
+    def __init__(
+        self, model=None, num_steps=20, ema=None, seed=0, optimizer=None, criterion=None, **options
+    ):
         self.model = Glance() if model is None else model
         self.ema = Ema(ema)
         config = optimizer or Optimizer(learning_rate=1e-3)
@@ -124,8 +126,9 @@ class Parts:
         self.trainable = config.trainable(paths)
         self.optimizer = config.build(Schedule().build(num_steps), paths)
         self.seed = seed
+        criterion = criterion or SetCriterion()
         self.step = make_step(
-            self.model, SetCriterion(), self.optimizer, self.trainable, ema=self.ema, **options
+            self.model, criterion, self.optimizer, self.trainable, ema=self.ema, **options
         )
 
     def init_params(self):

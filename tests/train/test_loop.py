@@ -15,6 +15,7 @@ from jaxseg.train.loop import Plan, Trainer
 from jaxseg.train.metrics import EVALUATION, MetricsLog
 from jaxseg.train.nonfinite import NonFiniteError
 from tests.train.small import QUICK, Batches, Parts
+from tests.train.test_step import Rooted
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +36,8 @@ class Poisoned(Batches):
             yield batch
 
 
-def run(tmp_path, loader, evaluate=None, **plan):
-    parts, mesh = Parts(), MeshShape().build(jax.devices()[:1])
+def run(tmp_path, loader, evaluate=None, parts=None, **plan):
+    parts, mesh = parts or Parts(), MeshShape().build(jax.devices()[:1])
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     metrics = MetricsLog(tmp_path, checkpoints.latest_step or 0)
     plan = {"num_steps": 6, "batch_size": loader.rows, "checkpoint_every": 2} | plan
@@ -75,6 +76,15 @@ def test_a_loss_that_is_not_finite_names_terms_gradients_and_images(tmp_path):
     assert "Checkpoint 4 stands" in text
     saved = sorted(path.name for path in (tmp_path / "checkpoints" / "latest").iterdir())
     assert saved == ["2", "4"]
+
+
+def test_gradients_that_are_not_finite_stop_a_run_whose_loss_is(tmp_path):
+    with pytest.raises(NonFiniteError) as caught:
+        run(tmp_path, Batches(rows=2), parts=Parts(criterion=Rooted()))
+    text = str(caught.value)
+    assert "step 1 because something is not finite: no losses; gradients of bbox_embed/" in text
+    assert "class_embed" not in text
+    assert "No checkpoint was saved yet" in text
 
 
 def test_each_canvas_is_compiled_once_and_said(tmp_path, capsys):

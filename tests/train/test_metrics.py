@@ -1,5 +1,9 @@
 import json
 import math
+import struct
+
+import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from jaxseg.train.metrics import MetricsLog
 
@@ -42,3 +46,19 @@ def test_other_processes_write_nothing(tmp_path):
     log.write(1, {"loss": 2.0})
     log.close()
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_tensorboard_forgets_what_a_resumed_run_will_write_again(tmp_path, step):
+    MetricsLog(tmp_path, step).close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    starts = [e.step for e in events(path.read_bytes()) if e.HasField("session_log")]
+    assert starts == [step + 1]
+
+
+def events(data):
+    """The records of an event file: length (8 bytes), its checksum (4), the event, another (4)."""
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]

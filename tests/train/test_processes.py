@@ -28,6 +28,10 @@ def lines(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+# Sums over the batch in another order, in float32: measured are 3e-7 after all 24 steps.
+ROUNDING = 3e-6
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     one, two = (tmp_path_factory.mktemp(name) for name in ("one", "two"))
@@ -43,7 +47,7 @@ def test_two_processes_train_as_one_does(folders):
     for a, b in zip(lines(one), lines(two), strict=True):
         assert a.keys() == b.keys()
         for name in a.keys() - {"images_per_second"}:
-            np.testing.assert_allclose(b[name], a[name], rtol=2e-4, atol=1e-6, err_msg=name)
+            np.testing.assert_allclose(b[name], a[name], rtol=ROUNDING, atol=1e-6, err_msg=name)
 
 
 def test_what_two_processes_saved_one_resumes(folders):
