@@ -7,10 +7,10 @@ output = pretrained.model.apply({"params": pretrained.params}, images)
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,75 +21,14 @@ from jaxseg import __version__, hub, native
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.native import is_native
-from jaxseg.ops.images import IMAGENET_MEAN, IMAGENET_STD
-from jaxseg.params import abstract_inputs, abstract_params, flatten, unflatten
+from jaxseg.params import abstract_params, flatten, unflatten
+from jaxseg.pretrained import ImageConfig, Pretrained, Source, assemble, check_shapes
 from jaxseg.probe import record_probe
 
 logger = logging.getLogger(__name__)
 
 ASSUMED_COCO = "COCO's class names (91 labels, as in the published weights)"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-
-
-@dataclass(frozen=True)
-class ImageConfig:
-    """How images are prepared for a model.
-
-    Attributes:
-      mean, std: of RGB in [0, 1].
-      short_side, long_side: pixels; the short side is resized to the one, the long side never
-        past the other.
-    """
-
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    short_side: int = 800
-    long_side: int = 1333
-
-    def __post_init__(self):
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
-
-
-class Pretrained(NamedTuple):
-    """A model with its weights.
-
-    Attributes:
-      model: unbound module; call `model.apply({"params": params}, images)`.
-      params: nested arrays on the default device.
-      classes: of the model's labels, None if the source does not name them.
-      image: how to prepare images.
-      name, kwargs: what `models.build` made the model from.
-      origin: what the way back to the source's own form needs, None for weights made here.
-    """
-
-    model: nn.Module
-    params: dict
-    classes: Classes | None
-    image: ImageConfig
-    name: str
-    kwargs: dict[str, Any]
-    origin: dict[str, Any] | None = None
-
-
-@dataclass
-class Source:
-    """Weights as found, before a model is built of them.
-
-    Attributes:
-      flat: numpy arrays by flat path.
-      notes: what had to be assumed about the model.
-      dropped: official keys that were left out on purpose.
-    """
-
-    flat: dict[str, np.ndarray]
-    name: str
-    kwargs: dict[str, Any]
-    classes: Classes | None = None
-    image: ImageConfig = field(default_factory=ImageConfig)
-    origin: dict[str, Any] | None = None
-    notes: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
 
 
 def save_pretrained(
@@ -121,7 +60,7 @@ def save_pretrained(
     image = image or ImageConfig()
     model = native.build_model(model_name, model_kwargs, "save_pretrained")
     flat = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
-    _check_shapes(flat, flatten(abstract_params(model)), f"parameters for {model_name}")
+    check_shapes(flat, flatten(abstract_params(model)), f"parameters for {model_name}")
     _check_classes(model, classes)
     config = {
         "format": "jaxseg",
@@ -260,7 +199,7 @@ def _native_backbone(folder: Path, shapes: Mapping[str, Any]) -> dict:
         for path, value in source.flat.items()
         if path.startswith(prefix)
     }
-    _check_shapes(flat, shapes, f"the backbone of {folder}")
+    check_shapes(flat, shapes, f"the backbone of {folder}")
     return unflatten({p: jnp.asarray(value, shapes[p].dtype) for p, value in flat.items()})
 
 
@@ -302,95 +241,6 @@ def _open_native(directory: Path) -> Source:
         )
     flat = native.read_weights(directory / native.WEIGHTS)
     return Source(flat, config["model"], config["kwargs"], classes, image, config.get("origin"))
-
-
-def assemble(
-    source: Source,
-    origin: str,
-    num_classes: int | None = None,
-    classes: Classes | None = None,
-    overrides: Mapping[str, Any] | None = None,
-) -> Pretrained:
-    """Build the model of weights as found; `origin` names them in errors, the rest is
-    `from_pretrained`'s."""
-    if classes is not None and num_classes not in (None, len(classes)):
-        raise UserError(f"num_classes={num_classes}, but {len(classes)} classes were given")
-    kwargs = dict(source.kwargs) | dict(overrides or {})
-    stored = native.build_model(source.name, kwargs, origin)
-    wanted = len(classes) if classes is not None else num_classes
-    if wanted is not None:
-        kwargs["num_classes"] = wanted
-    model = native.build_model(source.name, kwargs, origin)
-    fresh: set[str] = set()
-    if wanted is not None and _other_classes(stored, model, source.classes, classes):
-        fresh = class_head(source.name, kwargs)
-        _say_fresh(origin, stored, model, fresh)
-    shapes = flatten(abstract_params(model))
-    kept = {path: value for path, value in source.flat.items() if path not in fresh}
-    wanted = {p: s for p, s in shapes.items() if p not in fresh}
-    _check_shapes(kept, wanted, origin, lambda: class_head(source.name, kwargs))
-    flat = {path: jnp.asarray(value, shapes[path].dtype) for path, value in kept.items()}
-    flat |= initial_params(model, fresh)
-    names = classes or (None if fresh else source.classes)
-    params = unflatten({path: flat[path] for path in shapes})
-    return Pretrained(model, params, names, source.image, source.name, kwargs, source.origin)
-
-
-def _other_classes(stored, model, stored_classes, classes) -> bool:
-    if stored.num_classes != model.num_classes:
-        return True
-    known = classes is not None and stored_classes is not None
-    return known and classes.names != stored_classes.names
-
-
-def _say_fresh(origin, stored, model, fresh) -> None:
-    logger.warning(
-        "%s was made for %d classes and is loaded for %d %s: %s start from random weights and "
-        "must be trained",
-        origin,
-        stored.num_classes,
-        model.num_classes,
-        "others" if stored.num_classes == model.num_classes else "classes",
-        ", ".join(sorted(fresh)),
-    )
-
-
-def class_head(name: str, kwargs: Mapping[str, Any]) -> set[str]:
-    """Flat paths of the parameters whose shapes follow from the number of classes."""
-    few, many = (
-        flatten(abstract_params(native.build_model(name, {**kwargs, "num_classes": n}, name)))
-        for n in (3, 4)
-    )
-    return {path for path in few if few[path].shape != many[path].shape}
-
-
-def initial_params(model: nn.Module, paths: set[str], seed: int = 0) -> dict[str, jax.Array]:
-    """Freshly drawn parameters of a model at some flat paths; the others are not computed."""
-    if not paths:
-        return {}
-    inputs = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), abstract_inputs(model))
-
-    def draw(key):
-        flat = flatten(model.init(key, *inputs)["params"])
-        return {path: flat[path] for path in sorted(paths)}
-
-    return jax.jit(draw)(jax.random.key(seed))
-
-
-def _check_shapes(flat, shapes, what: str, head: Callable[[], set[str]] = set) -> None:
-    lines = [f"missing    {path}" for path in shapes if path not in flat]
-    lines += [f"unexpected {path}" for path in flat if path not in shapes]
-    lines += [
-        f"misshapen  {path}: {flat[path].shape} came, the model has {tuple(shapes[path].shape)}"
-        for path in flat
-        if path in shapes and flat[path].shape != tuple(shapes[path].shape)
-    ]
-    if lines:
-        hint = ""
-        if any(path in flat and flat[path].shape != tuple(shapes[path].shape) for path in head()):
-            hint = " (to load for another number of classes, pass num_classes= or classes=)"
-        report = "\n".join(f"  {line}" for line in sorted(lines))
-        raise UserError(f"{what} does not fit the model{hint}:\n{report}")
 
 
 def _check_classes(model, classes) -> None:

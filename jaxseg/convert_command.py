@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxseg.checkpoints import ASSUMED_COCO, Source, assemble, open_source, save_source
+from jaxseg.checkpoints import ASSUMED_COCO, open_source, save_source
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.native import build_model, read_json
+from jaxseg.pretrained import Source, assemble
 
 FORMS = ("native", "official", "huggingface")
 

@@ -9,15 +9,13 @@ a finished run is evaluated and drawn again.
 """
 
 import argparse
-import os
 import shlex
-import shutil
-import sys
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 from jaxseg.errors import UserError
 from jaxseg.eval.requirements import check_installed
+from jaxseg.program import program
 
 CONFIG = "detr/synthetic"
 
@@ -88,18 +86,6 @@ def _draw(weights: Path, pictures: str, out: Path, threshold: float) -> Path:
     path = out / "detections.png"
     sheet([draw(*pair) for pair in zip(images, found, strict=True)]).save(path)
     return path
-
-
-def program() -> str:
-    """How to call `jaxseg` from where the user stands: its name, if the shell would find it."""
-    own = Path(sys.executable).with_name("jaxseg")
-    found = shutil.which("jaxseg")
-    if found and Path(found).resolve() == own.resolve():
-        return "jaxseg"
-    folder = os.path.join(os.getcwd(), "")
-    if own.exists():
-        return shlex.quote(str(own).removeprefix(folder))
-    return f"{shlex.quote(sys.executable.removeprefix(folder))} -m jaxseg"
 
 
 def _next(weights: Path) -> str:

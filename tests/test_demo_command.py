@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxseg.checkpoints import from_pretrained
 from jaxseg.cli import main
-from jaxseg.demo_command import program
+from jaxseg.program import program
 
 
 def test_the_demo_trains_prints_a_table_and_draws_a_picture(tmp_path, capfd):

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the roof down, as in the design.
 LAYERS = (
-    ("cache", "errors", "typing"),
+    ("cache", "errors", "program", "typing"),
     ("structures",),
     ("params",),
     ("ops",),
@@ -25,6 +25,7 @@ LAYERS = (
     ("data",),
     ("hub",),
     ("native",),
+    ("pretrained",),
     ("probe",),
     ("checkpoints",),
     ("convert_command", "verify_command", "models_command"),

@@ -10,7 +10,6 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxseg.checkpoints import ImageConfig
 from jaxseg.data.edits import Resize
 from jaxseg.data.loader import Loader
 from jaxseg.errors import UserError
@@ -20,6 +19,7 @@ from jaxseg.ops.images import normalize
 from jaxseg.parallel.mesh import loader_shard
 from jaxseg.parallel.shard import check_batch_size, global_batch
 from jaxseg.predict.preprocess import Size, default_buckets, resized_size
+from jaxseg.pretrained import ImageConfig
 from jaxseg.structures import Batch
 from jaxseg.typing import PyTree
 

@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxseg.checkpoints import ImageConfig, from_pretrained
+from jaxseg.checkpoints import from_pretrained
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.ops.images import normalize
 from jaxseg.predict import preprocess
 from jaxseg.predict.preprocess import ImageSource, Size
 from jaxseg.predict.result import Prediction, best_first
+from jaxseg.pretrained import ImageConfig
 from jaxseg.structures import Detections, Images
 from jaxseg.typing import Array, Int, PyTree
 

@@ -119,12 +119,9 @@ def _to_uint8(array: np.ndarray) -> np.ndarray:
 def resized_size(size: Size, short_side: int, long_side: int, limit: int | None = None) -> Size:
     """(h, w) after DETR's resizing: the short side, unless the long one would pass its limit.
 
-    Rounding the short side can still leave the long one a little over `long_side`, and far over
-    it for strips of a few pixels; `limit` is never passed.
+    Rounding the short side can still leave the long one over `long_side`; `limit` is never passed.
     """
     resized = short_side_size(size, short_side, long_side)
-    if min(resized) < 1:  # a strip so long that the rule leaves nothing of it
-        resized = size
     height, width = (min(side, limit or side) for side in resized)
     return height, width
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jaxseg.errors import UserError
 from jaxseg.parallel.processes import add_process_arguments, join_processes
+from jaxseg.program import program
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -174,4 +175,4 @@ def _say_end(args: argparse.Namespace, outcome, checkpoints, workdir: Path, expe
     if checkpoints.best_step is not None:
         weights = workdir / "best"
         print(f"best {experiment.metric}, at step {checkpoints.best_step}: {weights}")
-    print(f"try them:  jaxseg predict IMAGES --weights {weights}")
+    print(f"try them:  {program()} predict IMAGES --weights {shlex.quote(str(weights))}")

@@ -12,12 +12,12 @@ from typing import Any, Literal
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
-from jaxseg.checkpoints import ImageConfig
 from jaxseg.data.transforms import Transform
 from jaxseg.losses.criterion import SetCriterion
 from jaxseg.parallel import rules
 from jaxseg.parallel.mesh import MeshShape
 from jaxseg.parallel.rules import Table
+from jaxseg.pretrained import ImageConfig
 from jaxseg.train.optim import Ema, Optimizer
 from jaxseg.train.schedule import Schedule
 

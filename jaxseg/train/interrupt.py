@@ -5,7 +5,7 @@ import threading
 
 import jax
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from jaxseg.data.workers import SIGNALS
 
 
 class Stopped(Exception):

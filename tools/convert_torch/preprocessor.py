@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxseg.checkpoints import ImageConfig
 from jaxseg.errors import UserError
+from jaxseg.pretrained import ImageConfig
 
 FILE = "preprocessor_config.json"
 BILINEAR = 2  # PIL's number

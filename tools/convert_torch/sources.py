@@ -3,17 +3,16 @@
 from pathlib import Path
 
 from jaxseg.backbones.resnet import FrozenBatchNorm
-from jaxseg.checkpoints import ASSUMED_COCO, Pretrained, Source
+from jaxseg.checkpoints import ASSUMED_COCO
 from jaxseg.data.classes import COCO_91
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS
 from jaxseg.native import build_model, read_json, write_folder, write_json
 from jaxseg.params import flatten
+from jaxseg.pretrained import Pretrained, Source
 from jaxseg_convert_torch import TABLES, convert, detect_table, revert
 from jaxseg_convert_torch.files import read_checkpoint, write_state_dict
-from jaxseg_convert_torch.huggingface import (
-    read_config,
-)
+from jaxseg_convert_torch.huggingface import read_config
 from jaxseg_convert_torch.huggingface_writer import write_config
 from jaxseg_convert_torch.infer import infer_detr
 from jaxseg_convert_torch.preprocessor import read_preprocessor, write_preprocessor
