@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="default: %(default)s")
     parser.add_argument("--steps", type=int, help="of training (default: the config's)")
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="least score drawn (default: %(default)s)"
+        "--threshold", type=float, default=0.3, help="least score drawn (default: %(default)s)"
     )
 
 
