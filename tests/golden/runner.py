@@ -6,11 +6,11 @@ import zlib
 import jax
 import numpy as np
 
-from tests.golden import backbone, detr
+from tests.golden import backbone, deformable_detr, detr
 from tests.goldens import compare, regen
 
 # kind -> function(case, inputs) -> {run or None: {whole tensor's name: array}}
-KINDS = {**backbone.KINDS, **detr.KINDS}
+KINDS = {**backbone.KINDS, **detr.KINDS, **deformable_detr.KINDS}
 
 
 def judge(path) -> dict[str, dict]:
