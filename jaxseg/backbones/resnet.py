@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseg.nn.layers import Conv, FrozenBatchNorm, GroupNorm
+from jaxseg.nn.layers import Conv, FrozenBatchNorm, GroupNorm, zero_padding
 from jaxseg.typing import Array, Bool, DTypeLike, Float
 
 # depth of each stage (arXiv 1512.03385, table 1), and whether blocks are bottlenecks
@@ -141,11 +141,6 @@ def resnet(depth: int, norm: str = "frozen_batch_norm", **fields) -> ResNet:
         raise ValueError(f"no norm {norm!r}; there are {sorted(NORMS)}")
     depths, bottleneck = SIZES[depth]
     return ResNet(depths=depths, bottleneck=bottleneck, norm=NORMS[norm], **fields)
-
-
-def zero_padding(x: Float[Array, "b h w c"], mask: Bool[Array, "b h w"] | None):
-    """Set features outside the mask to zero; no mask, no change."""
-    return x if mask is None else jnp.where(mask[..., None], x, 0)
 
 
 def _halve(mask):

@@ -11,6 +11,8 @@ def l1(boxes: Float[Array, "*#b 4"], targets: Float[Array, "*#b 4"]) -> Float[Ar
     return jnp.abs(boxes - targets).sum(-1)
 
 
-def giou_loss(boxes: Float[Array, "*#b 4"], targets: Float[Array, "*#b 4"]) -> Float[Array, "*#b"]:
-    """1 − generalised IoU of cxcywh boxes."""
-    return 1 - generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets))
+def giou_loss(
+    boxes: Float[Array, "*#b 4"], targets: Float[Array, "*#b 4"], epsilon: float = 0.0
+) -> Float[Array, "*#b"]:
+    """1 − generalised IoU of cxcywh boxes; `epsilon` as in `ops.boxes.generalized_iou`."""
+    return 1 - generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(targets), epsilon)

@@ -125,6 +125,11 @@ def _mean(x, axes, real):
     return jnp.sum(jnp.where(real, x, 0.0), axes, keepdims=True) / jnp.maximum(count, 1)
 
 
+def zero_padding(x: Float[Array, "b h w c"], mask: Bool[Array, "b h w"] | None):
+    """Set features outside the mask to zero; no mask, no change."""
+    return x if mask is None else jnp.where(mask[..., None], x, 0)
+
+
 def layer_norm(
     name: str | None = None,
     *,

@@ -5,6 +5,15 @@ import jax.numpy as jnp
 from jaxseg.typing import Array, Float, Num
 
 
+def inverse_sigmoid(x: Float[Array, "*b"], epsilon: float) -> Float[Array, "*b"]:
+    """log(x / (1 − x)) with x held in [0, 1] and neither side of the quotient below epsilon.
+
+    The papers' codes differ in epsilon: 1e-5 in Deformable DETR, 1e-3 from DAB-DETR on.
+    """
+    x = jnp.clip(x, 0, 1)
+    return jnp.log(jnp.maximum(x, epsilon) / jnp.maximum(1 - x, epsilon))
+
+
 def cxcywh_to_xyxy(boxes: Float[Array, "*b 4"]) -> Float[Array, "*b 4"]:
     """Centre and size to opposite corners."""
     centre, size = boxes[..., :2], boxes[..., 2:]
@@ -47,17 +56,22 @@ def iou(a: Float[Array, "*#b 4"], b: Float[Array, "*#b 4"]) -> Float[Array, "*#b
     return _divide(intersection, union)
 
 
-def generalized_iou(a: Float[Array, "*#b 4"], b: Float[Array, "*#b 4"]) -> Float[Array, "*#b"]:
+def generalized_iou(
+    a: Float[Array, "*#b 4"], b: Float[Array, "*#b 4"], epsilon: float = 0.0
+) -> Float[Array, "*#b"]:
     """IoU minus the share of the hull that neither box covers (arXiv 1902.09630), in [-1, 1].
 
     Pair by pair on xyxy boxes; broadcast `a[:, None]` against `b[None]` for all pairs. Where
     hull or union is empty the quotient counts as 0 instead of NaN, with a zero gradient.
+
+    Args:
+      epsilon: added to both denominators; 1e-6 in the codes from DAB-DETR on.
     """
     intersection, union = overlap(a, b)
     low = jnp.minimum(a[..., :2], b[..., :2])
     high = jnp.maximum(a[..., 2:], b[..., 2:])
     hull = area(jnp.concatenate([low, high], -1))
-    return _divide(intersection, union) - _divide(hull - union, hull)
+    return _divide(intersection, union + epsilon) - _divide(hull - union, hull + epsilon)
 
 
 def _divide(numerator, denominator):

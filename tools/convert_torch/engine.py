@@ -16,7 +16,7 @@ from flax import linen as nn
 
 from jaxseg.errors import UserError
 from jaxseg.params import abstract_params, flatten, unflatten
-from jaxseg_convert_torch.table import LEAVES, Table
+from jaxseg_convert_torch.table import Table
 
 
 class ConversionError(UserError):
@@ -75,8 +75,8 @@ def convert(
     under = f"{part}/" if part else ""
     flat = {}
     for key, value in plain.items():
-        found = table.path(key)
-        if found is None:
+        found = table.paths(key)
+        if not found:
             problems.add("unexpected", key)
         elif not under or f"{found[0]}/".startswith(under):
             _place(flat, shapes, key, value, found, problems)
@@ -102,8 +102,7 @@ def target_shapes(target: nn.Module | Mapping, prefix: str = "") -> dict:
 
 
 def _place(flat, shapes, key, value, found, problems) -> None:
-    module, leaf = found
-    path = next((p for ours in LEAVES[leaf] if (p := f"{module}/{ours}") in shapes), None)
+    path = next((path for path in found if path in shapes), None)
     if path is None or path in flat:
         problems.add("unexpected", key, path or "the model has no such parameter")
         return
@@ -206,8 +205,8 @@ def revert(
     """The official state dict of parameters (nested arrays); the inverse of `convert`.
 
     Args:
-      origin: what `convert` noted; without it tensors keep the dtype they have here, and no
-        aliases or counters are written.
+      origin: what `convert` noted; without it tensors keep the dtype they have here, all
+        aliases are written and no counters.
       prefix: where in `params` the table's model lies.
 
     Raises:
@@ -222,7 +221,7 @@ def revert(
             plain[key] = to_official(path, np.asarray(value))
     state = _fuse(table, plain, problems)
     problems.check(f"parameters to the form {table.title}")
-    return _restore(state, origin or {})
+    return _restore(state, {"aliases": table.repeats(state)} if origin is None else origin)
 
 
 def _fuse(table, plain, problems) -> dict:

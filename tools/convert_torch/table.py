@@ -1,8 +1,9 @@
 """What a conversion table says: how one family of checkpoints names what a model has."""
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxseg_convert_torch.templates import Template
 
@@ -53,19 +54,23 @@ class Table:
       name: the key in `TABLES`.
       title: what reports call it.
       modules: module names; the first that fits decides.
+      tensors: whole names of tensors that are no module's weight or bias.
       fusions: tensors that hold several of ours.
       drops: regexes of keys that are left out on purpose. Integers among them (counters) are
         kept in the origin and come back; floats do not.
       aliases: (regex, replacement) of keys that repeat another key's tensor.
+      repeats: official state dict → the aliases that belong to it, where no origin lists them.
       spellings: (regex, replacement) that bring other spellings of a key to the table's.
     """
 
     name: str
     title: str
     modules: tuple[Rename, ...]
+    tensors: tuple[Rename, ...] = ()
     fusions: tuple[Fusion, ...] = ()
     drops: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    repeats: Callable[[Mapping[str, Any]], dict[str, str]] = lambda state: {}
     spellings: tuple[tuple[str, str], ...] = ()
 
     def spell(self, key: str) -> str:
@@ -82,16 +87,22 @@ class Table:
                 return re.sub(pattern, replacement, key)
         return None
 
-    def path(self, key: str) -> tuple[str, str] | None:
-        """Our path of the module and the official leaf, or None for a name not in the table."""
+    def paths(self, key: str) -> tuple[str, ...]:
+        """Our flat paths that a key may stand for; none for a name not in the table."""
+        for rule in self.tensors:
+            if (holes := rule.official.read(key)) is not None:
+                return (rule.path.write(holes),)
         module, _, leaf = key.rpartition(".")
         for rule in self.modules if leaf in LEAVES else ():
             if (holes := rule.official.read(module)) is not None:
-                return rule.path.write(holes), leaf
-        return None
+                return tuple(f"{rule.path.write(holes)}/{ours}" for ours in LEAVES[leaf])
+        return ()
 
     def key(self, path: str) -> str | None:
         """The official key of one of our flat paths, parts of fused tensors on their own."""
+        for rule in self.tensors:
+            if (holes := rule.path.read(path)) is not None:
+                return rule.official.write(holes)
         module, _, leaf = path.rpartition("/")
         for rule in self.modules if leaf in OFFICIAL_LEAVES else ():
             if (holes := rule.path.read(module)) is not None:
@@ -106,5 +117,5 @@ class Table:
         """Whether the table knows an official key at all."""
         key = self.alias_of(self.spell(key)) or self.spell(key)
         fused = any(fusion.fused.read(key) is not None for fusion in self.fusions)
-        known = self.path(key) is not None and not self.is_part(key)
+        known = bool(self.paths(key)) and not self.is_part(key)
         return fused or self.dropped(key) or known
