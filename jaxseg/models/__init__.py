@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from jaxseg.models import detr
+from jaxseg.models import deformable_detr, detr
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "detr.r50": detr.r50,
@@ -12,6 +12,11 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "detr.r101": detr.r101,
     "detr.r101_dc5": detr.r101_dc5,
     "detr.tiny": detr.tiny,
+    "deformable_detr.r50_single_scale": deformable_detr.r50_single_scale,
+    "deformable_detr.r50_dc5_single_scale": deformable_detr.r50_dc5_single_scale,
+    "deformable_detr.r50": deformable_detr.r50,
+    "deformable_detr.r50_refine": deformable_detr.r50_refine,
+    "deformable_detr.r50_refine_two_stage": deformable_detr.r50_refine_two_stage,
 }
 
 

@@ -86,10 +86,12 @@ class GroupNorm(nn.Module):
     Stands where `FrozenBatchNorm` does, for training from random weights.
 
     Attributes:
-      groups: at most; a group has two channels or more, and the channels must divide.
+      groups: at most; the channels must divide.
+      least: channels of a group.
     """
 
     groups: int = 32
+    least: int = 2
     epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -99,7 +101,7 @@ class GroupNorm(nn.Module):
         self, x: Float[Array, "b h w c"], mask: Bool[Array, "b h w"] | None = None
     ) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
-        groups = max(1, min(self.groups, c // 2))
+        groups = max(1, min(self.groups, c // self.least))
         if c % groups:
             raise ValueError(
                 f"{c} channels do not divide into {groups} groups: choose a width that is a "
@@ -144,18 +146,33 @@ def layer_norm(
 
 
 class Mlp(nn.Module):
-    """Linear layers `layer_0`, `layer_1`, … with ReLU between them, torch's initial weights."""
+    """Linear layers `layer_0`, `layer_1`, … with ReLU between them.
+
+    Attributes:
+      kernel_init: of the weights; biases have torch's default.
+      final_kernel_init, final_bias_init: of the last layer, if others.
+    """
 
     widths: tuple[int, ...]
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Callable = torch_uniform
+    final_kernel_init: Callable | None = None
+    final_bias_init: Callable | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b _d"]:
         for i, width in enumerate(self.widths):
-            x = torch_dense(width, x.shape[-1], f"layer_{i}", self.dtype, self.param_dtype)(x)
-            if i + 1 < len(self.widths):
-                x = jax.nn.relu(x)
+            last = i + 1 == len(self.widths)
+            x = nn.Dense(
+                width,
+                kernel_init=(last and self.final_kernel_init) or self.kernel_init,
+                bias_init=(last and self.final_bias_init) or torch_bias(x.shape[-1]),
+                dtype=self.dtype,
+                param_dtype=self.param_dtype,
+                name=f"layer_{i}",
+            )(x)
+            x = x if last else jax.nn.relu(x)
         return x
 
 

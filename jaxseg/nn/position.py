@@ -76,3 +76,18 @@ def sine_embedding(
     frequency = temperature ** (2 * (k // 2).astype(jnp.float32) / features)
     angle = x.astype(jnp.float32)[..., None] / frequency
     return jnp.where(k % 2 == 0, jnp.sin(angle), jnp.cos(angle))
+
+
+def box_sine_embedding(
+    boxes: Float[Array, "*b r"], features: int, *, y_first: bool
+) -> Float[Array, "*b {features}*r"]:
+    """`sine_embedding` of 2π times each coordinate, joined, `features` numbers each.
+
+    Args:
+      boxes: (cx, cy) or (cx, cy, w, h) in [0, 1].
+      y_first: the order y, x, w, h that DAB-DETR and its successors have; else x, y, w, h.
+    """
+    if y_first:
+        boxes = jnp.concatenate([boxes[..., 1::-1], boxes[..., 2:]], -1)
+    sines = sine_embedding(2 * math.pi * boxes.astype(jnp.float32), features)
+    return sines.reshape(*boxes.shape[:-1], -1)

@@ -66,12 +66,12 @@ class Detr(nn.Module):
         del targets
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         exact = is_exact(self.canvas)
-        _check_images(images, self.stride if exact else 1)
+        check_images(images, self.stride if exact else 1)
         pixels = images.pixels.astype(self.dtype)
 
-        feature = self.backbone(pixels, images.mask if exact else None)[-1]
-        b, h, w, channels = feature.shape
-        mask = resize_mask(images.mask, h, w)
+        maps = self.backbone(pixels, images.mask if exact else None)
+        masks = tuple(resize_mask(images.mask, *x.shape[1:3]) for x in maps)
+        (b, h, w, channels), mask = maps[-1].shape, masks[-1]
         position = self.position(mask).reshape(b, h * w, self.width)
 
         bias_init = torch_bias(channels)
@@ -79,7 +79,8 @@ class Detr(nn.Module):
             self.width, 1, use_bias=True, kernel_init=torch_uniform, bias_init=bias_init,
             name="input_proj", **dtypes,
         )  # fmt: skip
-        tokens = input_proj(feature).reshape(b, h * w, self.width)
+        projected = input_proj(maps[-1])
+        tokens = projected.reshape(b, h * w, self.width)
         memory = self.encoder(tokens, position, mask.reshape(b, -1), train)
 
         query_init = nn.initializers.normal(1.0)
@@ -96,8 +97,9 @@ class Detr(nn.Module):
             boxes=jax.nn.sigmoid(boxes.astype(jnp.float32)),
             states=states,
             memory=memory,
-            features=Features((feature,), (mask,)),
+            features=Features(tuple(maps), masks),
             position=position,
+            extras={"projected": projected},
         )
 
     def detections(self, output: DetectorOutput, original_sizes: Int[Array, "b 2"]) -> Detections:
@@ -112,7 +114,7 @@ def is_exact(canvas: str) -> bool:
     return canvas == "exact"
 
 
-def _check_images(images: Images, multiple: int) -> None:
+def check_images(images: Images, multiple: int) -> None:
     shape = images.pixels.shape
     if len(shape) != 4 or shape[-1] != 3 or shape[1] % multiple or shape[2] % multiple:
         raise ValueError(

@@ -1,13 +1,99 @@
-"""From a decoder's outputs to detections in pixels (arXiv 2005.12872, section 3.1)."""
+"""Class and box heads, and the way from their outputs to detections in pixels."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 
-from jaxseg.ops.boxes import cxcywh_to_xyxy, scale_boxes
+from jaxseg.nn.initializers import torch_uniform
+from jaxseg.nn.layers import Mlp
+from jaxseg.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, scale_boxes
 from jaxseg.ops.masks import resize_bilinear, resize_nearest
+from jaxseg.ops.nms import nms
 from jaxseg.structures import Detections, DetectorOutput
-from jaxseg.typing import Array, Bool, Float, Int
+from jaxseg.typing import Array, Bool, DTypeLike, Float, Int
+
+# Sigmoid classes start as if one output in a hundred were right (arXiv 1708.02002, section 4.1).
+PRIOR = 0.01
+
+
+def sigmoid_class_head(
+    num_classes: int, dtype: DTypeLike, param_dtype: DTypeLike, name: str | None = None
+) -> nn.Dense:
+    """One linear layer to independent classes."""
+    return nn.Dense(
+        num_classes,
+        kernel_init=torch_uniform,
+        bias_init=nn.initializers.constant(-math.log((1 - PRIOR) / PRIOR)),
+        dtype=dtype,
+        param_dtype=param_dtype,
+        name=name,
+    )
+
+
+def box_delta_head(
+    width: int,
+    dtype: DTypeLike,
+    param_dtype: DTypeLike,
+    size: float = 0.0,
+    name: str | None = None,
+) -> Mlp:
+    """Three layers to what is added to a reference's logits; they start at (0, 0, size, size)."""
+
+    def bias(key, shape, dtype=jnp.float32):
+        del key, shape
+        return jnp.asarray([0, 0, size, size], dtype)
+
+    zeros = nn.initializers.zeros
+    return Mlp(
+        (width, width, 4),
+        dtype,
+        param_dtype,
+        final_kernel_init=zeros,
+        final_bias_init=bias,
+        name=name,
+    )
+
+
+def refine_boxes(
+    delta: Float[Array, "*b 4"], reference: Float[Array, "*b _r"], epsilon: float
+) -> Float[Array, "*b 4"]:
+    """Boxes in [0, 1]: the sigmoid of `delta` plus the reference's logits, in float32.
+
+    A reference of (x, y) moves the centre alone.
+    """
+    logits = inverse_sigmoid(reference.astype(jnp.float32), epsilon)
+    missing = 4 - reference.shape[-1]
+    logits = jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, missing)])
+    return jax.nn.sigmoid(delta.astype(jnp.float32) + logits)
+
+
+def sigmoid_detections(
+    output: DetectorOutput,
+    original_sizes: Int[Array, "b 2"],
+    count: int = 300,
+    nms_iou: float | None = None,
+) -> Detections:
+    """The `count` best pairs of query and class by falling score; a query may appear twice.
+
+    Boxes are xyxy in pixels of `original_sizes` (h, w), not clipped.
+
+    Args:
+      nms_iou: of two detections with a larger overlap only the better one stays, whatever
+        their classes; the other's score becomes minus infinity, which readers leave out.
+    """
+    logits = output.logits[-1].astype(jnp.float32)
+    b, q, k = logits.shape
+    scores, index = jax.lax.top_k(jax.nn.sigmoid(logits).reshape(b, q * k), min(count, q * k))
+    boxes = cxcywh_to_xyxy(output.boxes[-1].astype(jnp.float32))
+    boxes = jnp.take_along_axis(boxes, (index // k)[..., None], 1)
+    boxes = scale_boxes(boxes, original_sizes)
+    if nms_iou is not None:
+        keep = jax.vmap(lambda boxes, scores: nms(boxes, scores, nms_iou))(boxes, scores)
+        scores = jnp.where(keep, scores, -jnp.inf)
+    return Detections(boxes=boxes, scores=scores, labels=index % k)
 
 
 def softmax_detections(output: DetectorOutput, original_sizes: Int[Array, "b 2"]) -> Detections:

@@ -1,0 +1,101 @@
+"""What all deformable detectors do before their decoder (arXiv 2010.04159, section 4.1).
+
+features = backbone(images)              several strides
+tokens   = neck(features)                one width, more strides, joined finest first
+memory   = encoder(tokens, sines + level_embed)
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseg.kernels.ms_deform_attn import Shapes
+from jaxseg.ops.images import resize_mask
+from jaxseg.structures import Features, Images
+from jaxseg.typing import Array, Bool, Float
+
+
+class Encoded(NamedTuple):
+    """The encoder's result and what the decoder needs beside it.
+
+    Attributes:
+      memory: encoder output.
+      tokens: what entered the encoder.
+      position: sines and level embedding.
+      mask: True on real tokens.
+      masks: of each level.
+      valid_ratios: real part of the width and height of each level.
+      shapes: (h, w) of each level.
+      features: what the backbone returned.
+    """
+
+    memory: Float[Array, "b n d"]
+    tokens: Float[Array, "b n d"]
+    position: Float[Array, "b n d"]
+    mask: Bool[Array, "b n"]
+    masks: tuple[Bool[Array, "b _h _w"], ...]
+    valid_ratios: Float[Array, "b l 2"]
+    shapes: Shapes
+    features: Features
+
+
+def encode(model: nn.Module, images: Images, exact: bool, train: bool) -> Encoded:
+    """Run `model.backbone`, `model.neck` and `model.encoder`.
+
+    Called inside the model's compact method, which gets the parameter `level_embed`.
+
+    Args:
+      exact: features outside each image are kept at zero.
+    """
+    pixels = images.pixels.astype(model.dtype)
+    maps = model.backbone(pixels, images.mask if exact else None)
+    shapes = level_shapes([x.shape[1:3] for x in maps], model.neck.num_levels)
+    masks = tuple(resize_mask(images.mask, h, w) for h, w in shapes)
+    levels = model.neck(maps, masks if exact else None)
+
+    init = nn.initializers.normal(1.0)
+    shape = (len(shapes), model.width)
+    level_embed = model.param("level_embed", init, shape, model.param_dtype)
+    sines = [model.position(mask) + level_embed[i] for i, mask in enumerate(masks)]
+    tokens, position, mask = join(levels), join(sines), join(masks)
+    ratios = valid_ratios(masks)
+    reference = cell_centres(ratios, shapes)
+    memory = model.encoder(tokens, position, reference, shapes, mask, train)
+    features = Features(tuple(maps), masks[: len(maps)])
+    return Encoded(memory, tokens, position, mask, masks, ratios, shapes, features)
+
+
+def level_shapes(shapes: Sequence[tuple[int, int]], count: int) -> Shapes:
+    """Shapes of the backbone's maps and of the levels beyond, each half as large."""
+    shapes = list(shapes)
+    while len(shapes) < count:
+        h, w = shapes[-1]
+        shapes.append(((h + 1) // 2, (w + 1) // 2))
+    return tuple(shapes)
+
+
+def join(levels: Sequence[Array]) -> Array:
+    """Maps (b, h, w, ...) as tokens (b, n, ...), finest first, each row by row."""
+    return jnp.concatenate([x.reshape(x.shape[0], -1, *x.shape[3:]) for x in levels], 1)
+
+
+def valid_ratios(masks: Sequence[Bool[Array, "b _h _w"]]) -> Float[Array, "b l 2"]:
+    """The real part of each level's width and height, counted on its first row and column."""
+    ratios = []
+    for mask in masks:
+        width, height = mask[:, 0, :].mean(-1), mask[:, :, 0].mean(-1)
+        ratios.append(jnp.stack([width, height], -1))
+    # A row that only fills up the batch has nothing real; its quotients only have to be finite.
+    return jnp.maximum(jnp.stack(ratios, 1), 1e-6)
+
+
+def cell_centres(ratios: Float[Array, "b l 2"], shapes: Shapes) -> Float[Array, "b n l 2"]:
+    """Where each token looks from on every level, in [0, 1] of that level's canvas."""
+    centres = []
+    for level, (h, w) in enumerate(shapes):
+        y, x = jnp.meshgrid(jnp.arange(h) + 0.5, jnp.arange(w) + 0.5, indexing="ij")
+        cells = jnp.stack([x / w, y / h], -1).reshape(1, -1, 2)
+        centres.append(cells / ratios[:, level, None])
+    return jnp.concatenate(centres, 1)[:, :, None] * ratios[:, None]

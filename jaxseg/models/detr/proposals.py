@@ -1,0 +1,132 @@
+"""Two-stage detection: the encoder's tokens propose the decoder's first boxes.
+
+Deformable DETR (arXiv 2010.04159), section 4.3 and appendix A.4; DINO (arXiv 2203.03605),
+section 3.3, chooses in the same way.
+"""
+
+from collections.abc import Callable, Sequence
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseg.models.detr.levels import Encoded, join
+from jaxseg.nn.initializers import torch_bias, xavier_uniform
+from jaxseg.nn.layers import layer_norm
+from jaxseg.typing import Array, Bool, DTypeLike, Float, Int
+
+SIZE = 0.05  # of an anchor of the finest level; every level doubles it
+INSIDE = (0.01, 0.99)
+
+
+@flax.struct.dataclass
+class Proposals:
+    """What the tokens propose.
+
+    Attributes:
+      features: of each token, after its linear layer and norm.
+      logits: class logits of each token.
+      box_logits: boxes before the sigmoid; infinite where there is no anchor.
+      anchors: the same before the box head's word.
+      score: what tokens are ranked by.
+      index: the chosen tokens, best first.
+    """
+
+    features: Float[Array, "b n d"]
+    logits: Float[Array, "b n k"]
+    box_logits: Float[Array, "b n 4"]
+    anchors: Float[Array, "b n 4"]
+    score: Float[Array, "b n"]
+    index: Int[Array, "b q"]
+
+    def chosen(self, x: Float[Array, "b n c"]) -> Float[Array, "b q c"]:
+        """The rows of the chosen tokens."""
+        return jnp.take_along_axis(x, self.index[..., None], 1)
+
+
+class ProposalEncoder(nn.Module):
+    """The linear layer and norm that tokens pass before they propose."""
+
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, memory: Float[Array, "b n d"], usable: Bool[Array, "b n"]
+    ) -> Float[Array, "b n d"]:
+        """Unusable tokens enter as zeros and so all come out as the same vector."""
+        width = memory.shape[-1]
+        dense = nn.Dense(
+            width,
+            kernel_init=xavier_uniform,
+            bias_init=torch_bias(width),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="enc_output",
+        )
+        norm = layer_norm("enc_output_norm", dtype=self.dtype, param_dtype=self.param_dtype)
+        return norm(dense(jnp.where(usable[..., None], memory, 0)))
+
+
+def propose(
+    encoder: ProposalEncoder,
+    encoded: Encoded,
+    class_head: Callable,
+    box_head: Callable,
+    rank: Callable[[Float[Array, "b n k"]], Float[Array, "b n"]],
+    count: int,
+    index: Int[Array, "b q"] | None = None,
+    padding_last: bool = False,
+) -> Proposals:
+    """Let every token propose a class and a box, and choose the best.
+
+    Args:
+      rank: class logits → score of each token.
+      count: tokens to choose.
+      index: choose these instead (near-tied scores may rank otherwise elsewhere).
+      padding_last: choose padding after all else. The originals do not tell padding from other
+        unusable tokens, so that with few real tokens their choice depends on the canvas.
+    """
+    anchors, usable = token_anchors(encoded.masks)
+    features = encoder(encoded.memory, usable)
+    logits = class_head(features).astype(jnp.float32)
+    box_logits = box_head(features).astype(jnp.float32) + anchors
+    score = rank(logits)
+    if index is None:
+        tokens = score.shape[1]
+        if tokens < count:
+            raise ValueError(
+                f"{count} proposals need as many tokens; this canvas has {tokens}: use larger "
+                "images or fewer queries"
+            )
+        placed = jnp.where(encoded.mask, score, -jnp.inf) if padding_last else score
+        index = jax.lax.top_k(jax.lax.stop_gradient(placed), count)[1]
+    return Proposals(features, logits, box_logits, anchors, score, index)
+
+
+def token_anchors(
+    masks: Sequence[Bool[Array, "b _h _w"]],
+) -> tuple[Float[Array, "b n 4"], Bool[Array, "b n"]]:
+    """A square anchor at each token as box logits, infinite where it is not usable, and whether.
+
+    Centres are relative to the real image. An anchor is usable where its token is real and all
+    four of its numbers lie well inside (0, 1).
+    """
+    levels = []
+    for level, mask in enumerate(masks):
+        b, h, w = mask.shape
+        real_h, real_w = mask[:, :, 0].sum(1), mask[:, 0, :].sum(1)
+        # A row that only fills up the batch has no real cell.
+        y = (jnp.arange(h) + 0.5) / jnp.maximum(real_h, 1)[:, None]
+        x = (jnp.arange(w) + 0.5) / jnp.maximum(real_w, 1)[:, None]
+        size = jnp.full((b, h, w), SIZE * 2.0**level)
+        centre_x = jnp.broadcast_to(x[:, None, :], size.shape)
+        centre_y = jnp.broadcast_to(y[:, :, None], size.shape)
+        levels.append(jnp.stack([centre_x, centre_y, size, size], -1))
+    anchors, real = join(levels), join(list(masks))
+    low, high = INSIDE
+    usable = ((anchors > low) & (anchors < high)).all(-1) & real
+    safe = jnp.where(usable[..., None], anchors, 0.5)
+    logits = jnp.log(safe / (1 - safe))
+    return jnp.where(usable[..., None], logits, jnp.inf), usable

@@ -1,0 +1,48 @@
+"""Where a deformable decoder's queries come from: each part returns (position, content)."""
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxseg.nn.initializers import torch_bias, xavier_uniform
+from jaxseg.nn.layers import layer_norm
+from jaxseg.nn.position import box_sine_embedding
+from jaxseg.typing import Array, DTypeLike, Float
+
+Queries = tuple[Float[Array, "b q d"], Float[Array, "b q d"]]
+
+
+def learned_queries(model: nn.Module, count: int, b: int) -> Queries:
+    """One embedding of `model` holds both, position first (its parameter `query_embed`)."""
+    embed = nn.Embed(
+        count,
+        2 * model.width,
+        embedding_init=nn.initializers.normal(1.0),
+        dtype=model.dtype,
+        param_dtype=model.param_dtype,
+        name="query_embed",
+    )
+    both = embed(jnp.arange(count))
+    both = jnp.broadcast_to(both, (b, *both.shape))
+    return both[..., : model.width], both[..., model.width :]
+
+
+class ProposedQueries(nn.Module):
+    """Both from the sines of proposed boxes (arXiv 2010.04159, appendix A.4)."""
+
+    width: int = 256
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, reference: Float[Array, "b q 4"]) -> Queries:
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        sines = box_sine_embedding(reference, self.width // 2, y_first=False)
+        dense = nn.Dense(
+            2 * self.width,
+            kernel_init=xavier_uniform,
+            bias_init=torch_bias(2 * self.width),
+            name="pos_trans",
+            **dtypes,
+        )
+        both = layer_norm("pos_trans_norm", **dtypes)(dense(sines))
+        return both[..., : self.width], both[..., self.width :]
