@@ -40,7 +40,6 @@ TABLES: dict[str, Table] = {
 # Keys that only other models' checkpoints have.
 STRANGERS = {
     r"ca_qpos_proj|sa_qcontent_proj": "Conditional DETR",
-    r"mask_head|bbox_attention": "DETR with masks (panoptic or instance segmentation)",
     r"level_embed|sampling_offsets": "a model with deformable attention",
 }
 

@@ -4,16 +4,14 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from jaxseg.nn.initializers import torch_uniform
 from jaxseg.nn.layers import Mlp
 from jaxseg.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, scale_boxes
-from jaxseg.ops.masks import resize_bilinear, resize_nearest
 from jaxseg.ops.nms import nms
 from jaxseg.structures import Detections, DetectorOutput
-from jaxseg.typing import Array, Bool, DTypeLike, Float, Int
+from jaxseg.typing import Array, DTypeLike, Float, Int
 
 # Sigmoid classes start as if one output in a hundred were right (arXiv 1708.02002, section 4.1).
 PRIOR = 0.01
@@ -109,24 +107,3 @@ def softmax_detections(output: DetectorOutput, original_sizes: Int[Array, "b 2"]
         scores=probabilities.max(-1),
         labels=probabilities.argmax(-1),
     )
-
-
-def instance_masks(
-    logits: Float[Array, "b q h w"],
-    sizes: Int[np.ndarray, "b 2"],
-    original_sizes: Int[np.ndarray, "b 2"],
-    threshold: float = 0.5,
-) -> list[Bool[Array, "q _h _w"]]:
-    """A mask for every query of each image, at its file's size (arXiv 2005.12872, section 4.4).
-
-    The logits cover the largest of `sizes` (h, w on the canvas); each image's part is cut out
-    after the threshold and brought to `original_sizes` by nearest neighbour. Runs on the host,
-    image by image, because every result has its own shape.
-    """
-    sizes, original_sizes = np.asarray(sizes), np.asarray(original_sizes)
-    canvas = tuple(int(x) for x in sizes.max(0))
-    masks = []
-    for one, (h, w), original in zip(logits, sizes, original_sizes, strict=True):
-        real = jax.nn.sigmoid(resize_bilinear(one, canvas)) > threshold
-        masks.append(resize_nearest(real[:, :h, :w], tuple(int(x) for x in original)))
-    return masks
