@@ -75,6 +75,39 @@ class Batch:
 
 
 @flax.struct.dataclass
+class Predictions:
+    """Class logits and boxes of one set of queries.
+
+    Attributes:
+      logits: of the classes.
+      boxes: cxcywh in [0, 1] of each image's own extent.
+    """
+
+    logits: Float[Array, "b q k"]
+    boxes: Float[Array, "b q 4"]
+
+
+@flax.struct.dataclass
+class Denoised:
+    """What the decoder made of noised targets, in slots (DN-DETR, arXiv 2203.01305, section 4).
+
+    Attributes:
+      logits, boxes: as in `DetectorOutput`, of every layer.
+      target: the target slot that each one was made from.
+      positive: True where that target is to be found again.
+      scored: True on slots that stand in the class loss (as background unless positive).
+      groups: copies of each image's targets, which the losses are divided by.
+    """
+
+    logits: Float[Array, "l b s k"]
+    boxes: Float[Array, "l b s 4"]
+    target: Int[Array, "b s"]
+    positive: Bool[Array, "b s"]
+    scored: Bool[Array, "b s"]
+    groups: Int[Array, " b"]
+
+
+@flax.struct.dataclass
 class DetectorOutput:
     """What a detector predicts, with the intermediates that study and parity ask for.
 
@@ -85,7 +118,8 @@ class DetectorOutput:
       memory: encoder output, all levels joined row by row.
       features: what the backbone returned.
       position: the position embedding of the encoder's tokens.
-      extras: whatever else one model names (references, proposals, denoising outputs).
+      extras: what else a model names. The criterion reads "first_stage" (`Predictions` of the
+        encoder), "denoised" (`Denoised`) and "masks".
     """
 
     logits: Float[Array, "l b q k"]

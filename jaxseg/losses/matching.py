@@ -45,6 +45,12 @@ def match(cost: Float[Array, "q t"], mask: Bool[Array, " t"]) -> Matching:
     return Matching(jnp.where(taken & mask, query, 0), taken & mask)
 
 
+def match_cheapest(cost: Float[Array, "q t"], mask: Bool[Array, " t"]) -> Matching:
+    """Each target takes its cheapest query; several may take the same. Arguments as in `match`."""
+    query = jnp.argmin(jnp.where(jnp.isfinite(cost), cost, jnp.inf), 0)
+    return Matching(jnp.where(mask, query, 0), mask)
+
+
 def _finite(cost, mask):
     real = jnp.isfinite(cost) & mask
     low = jnp.min(cost, where=real, initial=jnp.inf)

@@ -6,11 +6,12 @@ import zlib
 import jax
 import numpy as np
 
-from tests.golden import backbone, deformable_detr, detr
+from tests.golden import backbone, criterion, deformable_detr, detr, panoptic
 from tests.goldens import compare, regen
 
 # kind -> function(case, inputs) -> {run or None: {whole tensor's name: array}}
-KINDS = {**backbone.KINDS, **detr.KINDS, **deformable_detr.KINDS}
+ROOMS = (backbone, criterion, deformable_detr, detr, panoptic)
+KINDS = {kind: run for room in ROOMS for kind, run in room.KINDS.items()}
 
 
 def judge(path) -> dict[str, dict]:
