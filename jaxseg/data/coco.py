@@ -36,9 +36,11 @@ def open_coco(
     """
     path = find_annotations(location)
     content = load_coco(path)
+    if any("segments_info" in annotation for annotation in content["annotations"][:1]):
+        raise UserError(f"{path} is panoptic ground truth: open it as panoptic:{path}")
     folder = find_images(path, content["images"], images)
     check_files(path, folder, content["images"])
-    content["images"] = [_with_size(image, folder, path) for image in content["images"]]
+    content["images"] = [with_size(image, folder, path) for image in content["images"]]
     return CocoDataset(path, folder, CocoTable.build(content, str(path), numbering, masks))
 
 
@@ -123,7 +125,7 @@ def find_images(path: Path, images: Sequence[Mapping], folder: str | None = None
     if folder is not None:
         candidates = [Path(folder).expanduser()]
     else:
-        split = path.stem.removeprefix("instances_")
+        split = path.stem.removeprefix("instances_").removeprefix("panoptic_")
         near = [path.parent, path.parent.parent]
         candidates = [
             place / name
@@ -165,7 +167,8 @@ def check_files(path: Path, folder: Path, images: Sequence[Mapping]) -> None:
         )
 
 
-def _with_size(image: Mapping, folder: Path, path: Path) -> dict:
+def with_size(image: Mapping, folder: Path, path: Path) -> dict:
+    """An image's record with its height and width, from the file where they are not stated."""
     if image.get("height") is None or image.get("width") is None:
         height, width = read_size(folder / image["file_name"])
         return {**image, "height": height, "width": width}

@@ -87,6 +87,10 @@ class CocoTable:
     def __len__(self) -> int:
         return len(self.image_ids)
 
+    def object_ids(self, index: int) -> Sequence:
+        """The annotation ids of an image's objects."""
+        return self.annotation_ids[self.offsets[index] : self.offsets[index + 1]]
+
     def example(self, index: int, image: np.ndarray) -> Example:
         """Put an image and its objects together.
 

@@ -82,13 +82,14 @@ class Dataset(Protocol):
 
 SOURCES = {
     "coco": "jaxseg.data.coco:open_coco",
+    "panoptic": "jaxseg.data.panoptic:open_panoptic",
     "tfds": "jaxseg.data.tfds:open_tfds",
     "synthetic": "jaxseg.data.synthetic:open_synthetic",
 }
 
 FORMS = (
-    "a COCO json file, a folder with one, coco:ROOT/SPLIT, tfds:NAME/SPLIT, a packed folder, "
-    "or synthetic:shapes"
+    "a COCO json file, a folder with one, coco:ROOT/SPLIT, panoptic:ROOT/SPLIT, tfds:NAME/SPLIT, "
+    "a packed folder, or synthetic:shapes"
 )
 
 
@@ -102,6 +103,7 @@ def open_dataset(
         - the path of a COCO json file; its images are looked for beside it (images=DIR says where);
         - a folder with `_annotations.coco.json` (Roboflow) or a single json file;
         - `coco:ROOT/train2017`, COCO's own layout;
+        - `panoptic:ROOT/train2017` or `panoptic:FILE.json`, COCO's panoptic form;
         - `tfds:NAME[/split]`, or a folder that `jaxseg data pack` wrote, with or without `/split`;
         - `synthetic:shapes`.
         Options may follow as `?name=value&name=value`.

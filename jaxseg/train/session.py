@@ -24,7 +24,7 @@ from jaxseg.train.experiment import Experiment
 from jaxseg.train.loop import Evaluate
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import Step, make_step
-from jaxseg.train.weights import named_labels, resolve_model
+from jaxseg.train.weights import resolve_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,7 +164,7 @@ def prepare(experiment: Experiment) -> Session:
         mesh=mesh,
         train_set=train_set,
         val_set=val_set,
-        classes=named_labels(classes, model.num_classes),
+        classes=classes.padded(model.num_classes),
         loader=loader,
         trainable=trainable,
         num_steps=num_steps,

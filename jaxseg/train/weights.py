@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxseg.checkpoints import from_pretrained, load_backbone
-from jaxseg.data.classes import HOLE, Classes
+from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.parallel.rules import lookup
 from jaxseg.params import abstract_params, flatten
@@ -35,12 +35,6 @@ def resolve_model(
     return model, initial
 
 
-def named_labels(classes: Classes, num_classes: int) -> Classes:
-    """The classes with holes for the labels that only the model has."""
-    holes = num_classes - len(classes)
-    return Classes(classes.names + (HOLE,) * holes, classes.category_ids + (None,) * holes)
-
-
 def _afresh(
     experiment: Experiment, classes: Classes
 ) -> tuple[nn.Module, dict[str, np.ndarray] | None]:
@@ -62,7 +56,7 @@ def _from_init(experiment: Experiment, classes: Classes) -> tuple[nn.Module, dic
         found = from_pretrained(experiment.init, classes=classes, canvas="padded")
         return found.model, _taken(experiment, found.model, found.params)
     model = _with_classes(experiment, classes)
-    labels = named_labels(classes, model.num_classes)
+    labels = classes.padded(model.num_classes)
     found = from_pretrained(experiment.init, classes=labels)
     return model, _taken(experiment, model, found.params)
 
