@@ -1,4 +1,4 @@
-"""The COCO table as text for a terminal."""
+"""The COCO table, and panoptic quality, as text for a terminal."""
 
 import math
 from collections.abc import Sequence
@@ -24,6 +24,32 @@ def render(table) -> str:
     unseen = len(table.per_class) - len(classes)
     if unseen:
         lines.append(f"({unseen} of {len(table.per_class)} classes have no objects here)")
+    return "\n".join(lines)
+
+
+def render_panoptic(table) -> str:
+    """A `PanopticTable` as lines: the nine numbers, then the classes, the best first."""
+    rows = [
+        (title, *(_figure(table.stats[f"{name}{group}"]) for name in ("PQ", "SQ", "RQ")))
+        for title, group in (("all", ""), ("things", "_things"), ("stuff", "_stuff"))
+    ]
+    lines = ["Panoptic quality", *_align(("classes", "PQ", "SQ", "RQ"), rows, right=(1, 2, 3))]
+    classes = {name: row for name, row in table.per_class.items() if not math.isnan(row["PQ"])}
+    ordered = sorted(classes.items(), key=lambda item: -item[1]["PQ"])
+    rows = [
+        (
+            name,
+            "thing" if row["thing"] else "stuff",
+            str(row["segments"]),
+            *(_figure(row[x]) for x in ("PQ", "SQ", "RQ")),
+        )
+        for name, row in ordered
+    ]
+    if rows:
+        header = ("class", "", "segments", "PQ", "SQ", "RQ")
+        lines += ["", *_align(header, rows, right=(2, 3, 4, 5))]
+    if unseen := len(table.per_class) - len(classes):
+        lines.append(f"({unseen} of {len(table.per_class)} classes have no segments here)")
     return "\n".join(lines)
 
 
