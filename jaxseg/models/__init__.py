@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from jaxseg.models import deformable_detr, detr
+from jaxseg.models import deformable_detr, detr, dino
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "detr.r50": detr.r50,
@@ -23,6 +23,9 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "deformable_detr.r50": deformable_detr.r50,
     "deformable_detr.r50_refine": deformable_detr.r50_refine,
     "deformable_detr.r50_refine_two_stage": deformable_detr.r50_refine_two_stage,
+    "dino.r50_4scale": dino.r50_4scale,
+    "dino.r50_5scale": dino.r50_5scale,
+    "dino.tiny": dino.tiny,
 }
 
 

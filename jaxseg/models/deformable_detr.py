@@ -17,12 +17,11 @@ from jaxseg.models.detr.deformable_decoder import DeformableDecoder
 from jaxseg.models.detr.deformable_encoder import DeformableEncoder
 from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.heads import (
-    box_delta_head,
+    layer_heads,
     refine_boxes,
-    sigmoid_class_head,
     sigmoid_detections,
 )
-from jaxseg.models.detr.levels import encode
+from jaxseg.models.detr.levels import coarsest_stride, encode
 from jaxseg.models.detr.proposals import ProposalEncoder, propose
 from jaxseg.models.detr.queries import ProposedQueries, learned_queries
 from jaxseg.necks.channel_mapper import ChannelMapper
@@ -91,7 +90,11 @@ class DeformableDetr(nn.Module):
         if self.two_stage and not self.refine:
             raise ValueError("two_stage needs refine=True: proposals are boxes to be refined")
         encoded = encode(self, images, exact, train)
-        class_heads, box_heads = self._heads()
+        # With two stages there is one more pair, the proposals'. Only the first layer's boxes
+        # start small, and none that proposals give a size.
+        count = self.decoder.num_layers + self.two_stage
+        sizes = [0.0 if self.two_stage else -2.0] + [0.0] * (count - 1)
+        class_heads, box_heads = layer_heads(self, count, not self.refine, sizes)
 
         if self.two_stage:
             encoder = ProposalEncoder(self.dtype, self.param_dtype, name="proposals")
@@ -142,31 +145,6 @@ class DeformableDetr(nn.Module):
             extras=extras,
         )
 
-    def _heads(self) -> tuple[list, list]:
-        """A class and a box head for each layer: one shared pair, or with refinement each its own.
-
-        With two stages there is one more pair, the proposals'.
-        """
-        dtypes = (self.dtype, self.param_dtype)
-        layers = self.decoder.num_layers
-        if not self.refine:
-            classes = sigmoid_class_head(self.num_classes, *dtypes, name="class_embed")
-            boxes = box_delta_head(self.width, *dtypes, size=-2.0, name="bbox_embed")
-            return [classes] * layers, [boxes] * layers
-        count = layers + self.two_stage
-        # Only the first layer's boxes start small, and none that proposals give a size.
-        sizes = [-2.0 if i == 0 and not self.two_stage else 0.0 for i in range(count)]
-        return (
-            [
-                sigmoid_class_head(self.num_classes, *dtypes, name=f"class_embed_{i}")
-                for i in range(count)
-            ],
-            [
-                box_delta_head(self.width, *dtypes, size=size, name=f"bbox_embed_{i}")
-                for i, size in enumerate(sizes)
-            ],
-        )
-
     def _reference_points(self, query: Float[Array, "b q d"]) -> Float[Array, "b q 2"]:
         dense = nn.Dense(
             2,
@@ -180,11 +158,6 @@ class DeformableDetr(nn.Module):
     def detections(self, output: DetectorOutput, original_sizes: Int[Array, "b 2"]) -> Detections:
         """The last layer's best detections in pixels of `original_sizes` (h, w)."""
         return sigmoid_detections(output, original_sizes, self.num_select)
-
-
-def coarsest_stride(backbone: nn.Module, neck: nn.Module) -> int:
-    """Of a neck's last level; every level beyond the backbone's doubles it."""
-    return backbone.strides[-1] * 2 ** (neck.num_levels - len(backbone.strides))
 
 
 def deformable_detr(

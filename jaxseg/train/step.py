@@ -88,7 +88,9 @@ def _gradient_function(model: nn.Module, criterion: Callable, mean, std):
             normalize(batch.images, mean, std),
             targets=batch.targets,
             train=True,
-            rngs={"dropout": key},
+            rngs={
+                name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "denoising"))
+            },
         )
         losses = criterion(output, batch.targets, normalizers)
         return losses.total, {"loss": losses.total, **losses.terms}

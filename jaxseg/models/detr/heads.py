@@ -1,6 +1,7 @@
 """Class and box heads, and the way from their outputs to detections in pixels."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,31 @@ def box_delta_head(
         final_bias_init=bias,
         name=name,
     )
+
+
+def layer_heads(
+    model: nn.Module, count: int, shared: bool, sizes: Sequence[float] | None = None
+) -> tuple[list[nn.Dense], list[Mlp]]:
+    """`class_embed` and `bbox_embed` for each layer of a model: one pair for all, or each its own.
+
+    Args:
+      sizes: `box_delta_head`'s for each; the first counts if they are shared.
+    """
+    sizes = [0.0] * count if sizes is None else sizes
+    dtypes = (model.dtype, model.param_dtype)
+
+    def pair(suffix, size):
+        return (
+            sigmoid_class_head(model.num_classes, *dtypes, name=f"class_embed{suffix}"),
+            box_delta_head(model.width, *dtypes, size=size, name=f"bbox_embed{suffix}"),
+        )
+
+    if shared:
+        pairs = [pair("", sizes[0])] * count
+    else:
+        pairs = [pair(f"_{i}", size) for i, size in enumerate(sizes)]
+    classes, boxes = zip(*pairs, strict=True)
+    return list(classes), list(boxes)
 
 
 def refine_boxes(

@@ -76,6 +76,11 @@ def level_shapes(shapes: Sequence[tuple[int, int]], count: int) -> Shapes:
     return tuple(shapes)
 
 
+def coarsest_stride(backbone: nn.Module, neck: nn.Module) -> int:
+    """Of a neck's last level; every level beyond the backbone's doubles it."""
+    return backbone.strides[-1] * 2 ** (neck.num_levels - len(backbone.strides))
+
+
 def join(levels: Sequence[Array]) -> Array:
     """Maps (b, h, w, ...) as tokens (b, n, ...), finest first, each row by row."""
     return jnp.concatenate([x.reshape(x.shape[0], -1, *x.shape[3:]) for x in levels], 1)

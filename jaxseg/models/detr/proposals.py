@@ -83,7 +83,7 @@ def propose(
 
     Args:
       rank: class logits → score of each token.
-      count: tokens to choose.
+      count: tokens to choose, all of them if there are fewer.
       index: choose these instead (near-tied scores may rank otherwise elsewhere).
       padding_last: choose padding after all else. The originals do not tell padding from other
         unusable tokens, so that with few real tokens their choice depends on the canvas.
@@ -94,13 +94,9 @@ def propose(
     box_logits = box_head(features).astype(jnp.float32) + anchors
     score = rank(logits)
     if index is None:
-        tokens = score.shape[1]
-        if tokens < count:
-            raise ValueError(
-                f"{count} proposals need as many tokens; this canvas has {tokens}: use larger "
-                "images or fewer queries"
-            )
         placed = jnp.where(encoded.mask, score, -jnp.inf) if padding_last else score
+        # A canvas of fewer tokens has fewer queries (the originals end with an error).
+        count = min(count, score.shape[1])
         index = jax.lax.top_k(jax.lax.stop_gradient(placed), count)[1]
     return Proposals(features, logits, box_logits, anchors, score, index)
 

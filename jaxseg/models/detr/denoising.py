@@ -1,0 +1,204 @@
+"""Denoising: queries made of noised targets, which training asks the decoder to find again.
+
+DN-DETR (arXiv 2203.01305), section 4; contrastive in DINO (arXiv 2203.03605), section 3.2.
+
+The originals make as many slots as a batch needs: groups of as many targets as the fullest image
+has. Here the number of slots is fixed by the padded targets, and the layout is the originals' own,
+computed from the batch: slots past it are seen by nothing and stand in no loss. Empty slots
+within it (of images with fewer targets) are attended, as in the originals.
+"""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from jaxseg.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+from jaxseg.structures import Denoised, Targets
+from jaxseg.typing import Array, Bool, Float, Int, Key
+
+
+@flax.struct.dataclass
+class Slots:
+    """What each denoising slot stands for.
+
+    Attributes:
+      group: index of its group.
+      negative: True in the half of a group whose boxes lie too far away to be right.
+      target: the target slot that it copies.
+      real: True where there is such a target.
+      used: True on slots of the originals' layout.
+      groups: number of groups of each image.
+    """
+
+    group: Int[Array, "b s"]
+    negative: Bool[Array, "b s"]
+    target: Int[Array, "b s"]
+    real: Bool[Array, "b s"]
+    used: Bool[Array, "b s"]
+    groups: Int[Array, " b"]
+
+    @property
+    def positive(self) -> Bool[Array, "b s"]:
+        """Slots whose target is to be found again."""
+        return self.real & ~self.negative
+
+
+@flax.struct.dataclass
+class Noise:
+    """The random numbers of each slot.
+
+    Attributes:
+      flip: uniform in [0, 1): whether the label is replaced.
+      label: by which.
+      shift: uniform in [0, 1) for each of four coordinates.
+      sign: -1 or 1 for each (contrastive denoising alone).
+    """
+
+    flip: Float[Array, "b s"]
+    label: Int[Array, "b s"]
+    shift: Float[Array, "b s 4"]
+    sign: Float[Array, "b s 4"]
+
+
+class Denoising(NamedTuple):
+    """Noised targets as queries.
+
+    Attributes:
+      content: embedded labels, zero in empty slots.
+      box_logits: of the noised boxes, zero in empty slots.
+    """
+
+    slots: Slots
+    content: Float[Array, "b s d"]
+    box_logits: Float[Array, "b s 4"]
+
+
+def draw_noise(key: Key[Array, ""], slots: Slots, num_classes: int) -> Noise:
+    """Random numbers for every slot."""
+    flip, label, shift, sign = jax.random.split(key, 4)
+    shape = slots.group.shape
+    return Noise(
+        flip=jax.random.uniform(flip, shape),
+        label=jax.random.randint(label, shape, 0, num_classes),
+        shift=jax.random.uniform(shift, (*shape, 4)),
+        sign=jax.random.rademacher(sign, (*shape, 4), jnp.float32),
+    )
+
+
+def contrastive_slots(mask: Bool[Array, "b t"], number: int, *, per_image: bool = False) -> Slots:
+    """DINO's layout: group by group, a half of positives and a half of negatives.
+
+    The number of groups follows from `number` (about as many positives in all) and the most
+    targets of an image; below 50 the original's rule takes it as twice the number of groups.
+
+    Args:
+      mask: True on real targets.
+      per_image: each image has the layout that it would have alone, instead of the batch's.
+    """
+    most, groups = _most(mask, per_image), _contrastive_groups(mask, number, per_image)
+    t = mask.shape[1]
+    count = 2 * max(number, t) if number >= 50 else 4 * max(number, 1) * t
+    return _layout(mask, most, groups, halves=2, count=count)
+
+
+def plain_slots(mask: Bool[Array, "b t"], groups: int) -> Slots:
+    """DN-DETR's layout: `groups` copies of all targets."""
+    most = _most(mask, per_image=False)
+    every = jnp.where(most > 0, groups, 0)
+    return _layout(mask, most, every, halves=1, count=groups * mask.shape[1])
+
+
+def _most(mask, per_image: bool) -> Int[Array, " b"]:
+    counts = mask.sum(1)
+    return counts if per_image else jnp.broadcast_to(counts.max(), counts.shape)
+
+
+def _contrastive_groups(mask, number: int, per_image: bool) -> Int[Array, " b"]:
+    most, doubled = _most(mask, per_image), 2 * number
+    if doubled >= 100:
+        groups = doubled // jnp.maximum(2 * most, 1)
+    else:
+        groups = jnp.full_like(most, max(doubled, 1))
+    return jnp.where(most > 0, jnp.maximum(groups, 1), 0)
+
+
+def _layout(mask, most, groups, halves: int, count: int) -> Slots:
+    """Slot (group · halves + half) · most + i copies the i-th real target of its image."""
+    most, groups_of = jnp.maximum(most, 1)[:, None], groups[:, None]
+    slot = jnp.arange(count)[None]
+    repeat, place = slot // most, slot % most
+    group = repeat // halves
+    used = group < groups_of
+    # Real targets may stand anywhere among the padded ones.
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    target = jnp.take_along_axis(order, jnp.minimum(place, mask.shape[1] - 1), 1)
+    real = used & (place < mask.sum(1)[:, None])
+    negative = jnp.broadcast_to(repeat % halves == 1, used.shape)
+    return Slots(jnp.broadcast_to(group, used.shape), negative, target, real, used, groups)
+
+
+def noised_labels(slots: Slots, targets: Targets, noise: Noise, rate: float) -> Int[Array, "b s"]:
+    """Each slot's label, replaced by a random one at the given rate."""
+    labels = jnp.take_along_axis(targets.labels, slots.target, 1)
+    return jnp.where(noise.flip < rate, noise.label, labels)
+
+
+def contrastive_boxes(
+    slots: Slots, targets: Targets, noise: Noise, scale: float
+) -> Float[Array, "b s 4"]:
+    """Corners moved by up to half the size times `scale`, those of negatives by more than that.
+
+    cxcywh of corners held in [0, 1]. Those of negatives may cross: their sizes are negative, as
+    in the original, and stand at the lower limit of the inverse sigmoid.
+    """
+    boxes = _slot_boxes(slots, targets)
+    reach = jnp.tile(boxes[..., 2:] / 2, 2) * scale
+    moved = noise.sign * (noise.shift + slots.negative[..., None]) * reach
+    corners = jnp.clip(cxcywh_to_xyxy(boxes) + moved, 0, 1)
+    return xyxy_to_cxcywh(corners)
+
+
+def shifted_boxes(
+    slots: Slots, targets: Targets, noise: Noise, scale: float
+) -> Float[Array, "b s 4"]:
+    """Centres moved by up to half the size, sizes by up to the size, each times `scale`."""
+    boxes = _slot_boxes(slots, targets)
+    reach = jnp.concatenate([boxes[..., 2:] / 2, boxes[..., 2:]], -1) * scale
+    return jnp.clip(boxes + (2 * noise.shift - 1) * reach, 0, 1)
+
+
+def _slot_boxes(slots: Slots, targets: Targets):
+    boxes = targets.boxes.astype(jnp.float32)
+    return jnp.take_along_axis(boxes, slots.target[..., None], 1)
+
+
+def attention_mask(slots: Slots, num_queries: int) -> Bool[Array, "b s+q s+q"]:
+    """Who may see whom: denoising slots come first, then the matching queries.
+
+    Matching queries see each other alone; a slot sees its group and all matching queries.
+    """
+    b, s = slots.group.shape
+    group = jnp.where(slots.used, slots.group, -1)
+    same = group[:, :, None] == group[:, None, :]
+    same &= slots.used[:, None, :]
+    top = jnp.concatenate([same, jnp.ones((b, s, num_queries), bool)], 2)
+    bottom = jnp.zeros((b, num_queries, s), bool)
+    bottom = jnp.concatenate([bottom, jnp.ones((b, num_queries, num_queries), bool)], 2)
+    return jnp.concatenate([top, bottom], 1)
+
+
+def denoised(
+    slots: Slots, logits: Float[Array, "l b _q k"], boxes: Float[Array, "l b _q 4"]
+) -> Denoised:
+    """The denoising part of all queries' predictions, for the criterion."""
+    count = slots.group.shape[1]
+    return Denoised(
+        logits=logits[:, :, :count],
+        boxes=boxes[:, :, :count],
+        target=slots.target,
+        positive=slots.positive,
+        scored=slots.used,
+        groups=slots.groups,
+    )
