@@ -5,6 +5,7 @@ weights must build the module that was trained.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ from flax import linen as nn
 from jaxseg.backbones.resnet import NORMS, SIZES
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS, build
-from jaxseg.models.detr import Detr
 from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
+
+UNKNOWN = object()  # an argument that no value gives this module
 
 
 def describe(model: nn.Module) -> tuple[str, dict[str, Any]]:
@@ -26,15 +28,15 @@ def describe(model: nn.Module) -> tuple[str, dict[str, Any]]:
       UserError: no builder makes this module.
     """
     model = _in_float32(model)
+    wanted = _arguments(model)
     candidates = []
     for name in MODELS:
         base = build(name)
-        if type(base) is not type(model) or type(model) not in FAMILIES:
+        if type(base) is not type(model):
             continue
-        arguments = FAMILIES[type(model)]
-        wanted, given = arguments(model), arguments(base)
+        given = _arguments(base)
         kwargs = {key: value for key, value in wanted.items() if given[key] != value}
-        if None not in kwargs.values() and build(name, **kwargs) == model:
+        if _builds(name, kwargs, model):
             candidates.append((len(kwargs), name, kwargs))
     if not candidates:
         raise UserError(
@@ -46,6 +48,15 @@ def describe(model: nn.Module) -> tuple[str, dict[str, Any]]:
     return name, kwargs
 
 
+def _builds(name: str, kwargs: dict[str, Any], model: nn.Module) -> bool:
+    if UNKNOWN in kwargs.values():
+        return False
+    try:
+        return build(name, **kwargs) == model
+    except (TypeError, ValueError):  # no such argument, or no such combination
+        return False
+
+
 def _in_float32(model: nn.Module) -> nn.Module:
     # How a run computes is no part of what its weights are.
     parts = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.init}
@@ -53,37 +64,56 @@ def _in_float32(model: nn.Module) -> nn.Module:
         name: _in_float32(part) for name, part in parts.items() if isinstance(part, nn.Module)
     }
     changed |= {name: jnp.float32 for name in ("dtype", "param_dtype") if name in parts}
-    if "remat" in parts:
-        changed["remat"] = False
+    changed |= {
+        name: plain
+        for name, plain in {"remat": False, "implementation": None}.items()
+        if name in parts
+    }
     return dataclasses.replace(model, **changed)
 
 
-def _detr_arguments(model: Detr) -> dict[str, Any]:
-    """The arguments of `models.detr.detr`; None where no value gives this module."""
-    backbone, encoder = model.backbone, model.encoder
-    stages = (tuple(getattr(backbone, "depths", ())), getattr(backbone, "bottleneck", None))
+def _arguments(model: nn.Module) -> dict[str, Any]:
+    """Builders' arguments by name, read off the module's parts."""
+    fields = {f.name: getattr(model, f.name) for f in dataclasses.fields(model) if f.init}
+    hidden = ("parent", "name", "dtype", "param_dtype")
+    arguments = {
+        name: value
+        for name, value in fields.items()
+        if name not in hidden and not isinstance(value, nn.Module)
+    }
+    for part, read in PARTS.items():
+        if part in fields:
+            arguments |= read(fields[part])
+    return arguments
+
+
+def _backbone(part: nn.Module) -> dict[str, Any]:
+    stages = (tuple(getattr(part, "depths", ())), getattr(part, "bottleneck", None))
     return {
         "depth": _key_of(SIZES, stages),
-        "norm": _key_of(NORMS, getattr(backbone, "norm", None)),
-        "stem": getattr(backbone, "width", None),
-        "dilation": getattr(backbone, "dilation", None),
-        "width": model.width,
-        "num_heads": encoder.num_heads,
-        "feedforward": encoder.feedforward,
-        "encoder_layers": encoder.num_layers,
-        "decoder_layers": model.decoder.num_layers,
-        "dropout": encoder.dropout,
-        "activation": _key_of(ACTIVATIONS, encoder.activation),
-        "pre_norm": encoder.pre_norm,
-        "position": _key_of(POSITIONS, type(model.position)),
-        "num_queries": model.num_queries,
-        "num_classes": model.num_classes,
-        "canvas": model.canvas,
+        "norm": _key_of(NORMS, getattr(part, "norm", None)),
+        "stem": getattr(part, "width", UNKNOWN),
+        "dilation": getattr(part, "dilation", UNKNOWN),
     }
 
 
+def _encoder(part: nn.Module) -> dict[str, Any]:
+    arguments = {"encoder_layers": part.num_layers}
+    for name in ("num_heads", "num_points", "feedforward", "dropout", "pre_norm"):
+        if hasattr(part, name):
+            arguments[name] = getattr(part, name)
+    return arguments | {"activation": _key_of(ACTIVATIONS, part.activation)}
+
+
+# How each part of a model answers.
+PARTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
+    "backbone": _backbone,
+    "neck": lambda part: {"num_levels": part.num_levels},
+    "encoder": _encoder,
+    "decoder": lambda part: {"decoder_layers": part.num_layers},
+    "position": lambda part: {"position": _key_of(POSITIONS, type(part))},
+}
+
+
 def _key_of(table: dict, value: Any) -> Any:
-    return next((key for key, known in table.items() if known == value), None)
-
-
-FAMILIES = {Detr: _detr_arguments}
+    return next((key for key, known in table.items() if known == value), UNKNOWN)
