@@ -47,8 +47,23 @@ def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
 
 def encode_mask(mask: np.ndarray) -> dict:
     """A bool (h, w) mask as compressed run lengths, {"size": [h, w], "counts": str}."""
-    encoded = _rle_tools().encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(mask.shape), "counts": _text(encoded["counts"])}
+    flat = np.asarray(mask, bool).ravel(order="F")
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    # The first run is of pixels outside.
+    return {"size": list(mask.shape), "counts": _compressed([0, *runs] if flat[:1].any() else runs)}
+
+
+def _compressed(runs: list[int]) -> str:
+    """COCO's string: differences to the run before the last, five bits a letter, low ones first."""
+    letters = []
+    for n, run in enumerate(runs):
+        rest, more = run - (runs[n - 2] if n > 2 else 0), True
+        while more:
+            bits, rest = rest & 31, rest >> 5
+            more = rest != (-1 if bits & 16 else 0)
+            letters.append(chr(48 + bits + 32 * more))
+    return "".join(letters)
 
 
 class Problem(NamedTuple):
@@ -96,10 +111,6 @@ def _check_counts(counts: list, pixels: int) -> None:
     # pycocotools trusts its input: a wrong total would be read past the end of the image.
     if not all(isinstance(n, int) and n >= 0 for n in counts) or sum(counts) != pixels:
         raise ValueError(f"run lengths must be whole numbers that add up to {pixels}")
-
-
-def _text(counts: str | bytes) -> str:
-    return counts.decode("ascii") if isinstance(counts, bytes) else counts
 
 
 def _rle_tools():

@@ -15,7 +15,7 @@ def image_id(path: Path) -> int | str:
     return int(path.stem) if path.stem.isdecimal() else path.name
 
 
-def check_image_ids(paths: Sequence[Path]) -> None:
+def check_image_ids(option: str, paths: Sequence[Path]) -> None:
     """Refuse images that COCO's form could not tell apart.
 
     Raises:
@@ -26,17 +26,17 @@ def check_image_ids(paths: Sequence[Path]) -> None:
         first = seen.setdefault(image_id(path), path)
         if first != path:
             raise UserError(
-                f"--coco would give {first} and {path} one image_id, {image_id(path)!r}: rename "
+                f"{option} would give {first} and {path} one image_id, {image_id(path)!r}: rename "
                 "one, or predict them in two runs"
             )
 
 
 def coco_form(path: Path, prediction: "Prediction", category_ids: Sequence | None) -> list[dict]:
-    """COCO records of one image; boxes are in pixels of the upright image.
+    """COCO records of one image; boxes and masks are in pixels of the upright image.
 
     Without `category_ids`, a label is its own category.
     """
-    return [
+    records = [
         {
             "image_id": image_id(path),
             "category_id": int(label) if category_ids is None else category_ids[label],
@@ -47,3 +47,6 @@ def coco_form(path: Path, prediction: "Prediction", category_ids: Sequence | Non
             prediction.boxes, prediction.scores, prediction.labels, strict=True
         )
     ]
+    for record, segmentation in zip(records, prediction.segmentations(), strict=False):
+        record["segmentation"] = segmentation
+    return records

@@ -2,6 +2,7 @@
 
 jaxseg predict holiday/ --weights facebook/detr-resnet-50 --out found
 jaxseg predict a.jpg 'b/*.png' --weights runs/cells/best --threshold 0.3
+jaxseg predict holiday/ --weights facebook/detr-resnet-50-panoptic --panoptic scenes.json
 
 An image that cannot be read, or whose picture cannot be saved, is named and skipped; the exit
 status is then 1. A run into the folder of an earlier one takes the place of its pictures, and
@@ -13,10 +14,10 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxseg.errors import UserError
-from jaxseg.predict.coco_form import check_image_ids, coco_form
+from jaxseg.predict.coco_form import check_image_ids
 from jaxseg.predict.inputs import find_images
 from jaxseg.predict.outputs import (
     LISTING,
@@ -30,7 +31,11 @@ from jaxseg.predict.outputs import (
 
 if TYPE_CHECKING:
     from jaxseg.predict.detector import Detector
+    from jaxseg.predict.panoptic import Scene
     from jaxseg.predict.result import Prediction
+    from jaxseg.predict.tasks import Kept, Task
+
+OBJECTS, SCENES = 0.5, 0.85  # default thresholds
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,41 +48,63 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, default=Path("predictions"), help="default: %(default)s"
     )
     parser.add_argument(
-        "--threshold", type=float, default=0.5, help="least score shown (default: %(default)s)"
+        "--threshold",
+        type=float,
+        help=f"least score shown (default: {OBJECTS}; for --panoptic {SCENES})",
     )
     parser.add_argument(
         "--batch-size", type=int, default=1, help="images at once (default: %(default)s)"
     )
-    parser.add_argument(
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument(
         "--coco",
         type=Path,
         metavar="FILE",
         help="also write COCO's form of results to FILE: the image_id is the number in a file's "
         "name, else the name; boxes are in pixels of the image turned upright by its EXIF",
     )
+    forms.add_argument(
+        "--panoptic",
+        type=Path,
+        metavar="FILE.json",
+        help="divide every image into things and stuff, draw that, and write COCO's panoptic form: "
+        "FILE.json and the PNG files of ids in the folder FILE",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Predict as the arguments say; 1 if an image had to be skipped."""
+    if args.threshold is None:
+        args.threshold = OBJECTS if args.panoptic is None else SCENES
     outputs = _plan(args)
+    files = None
+    if args.panoptic is not None:
+        from jaxseg.predict.panoptic_form import PanopticFiles
+
+        files = PanopticFiles(args.panoptic, list(outputs))
     from jaxseg.predict.detector import Detector
     from jaxseg.predict.result import refuse_not_finite
+    from jaxseg.predict.tasks import objects_task, scenes_task
 
     detector = Detector.from_pretrained(
         args.weights, model=args.model, revision=args.revision, batch_size=args.batch_size
     )
-    found: dict[Path, Prediction] = {}
+    if files is None:
+        task = objects_task(detector, args.threshold, args.coco)
+    else:
+        task = scenes_task(detector, args.threshold, files)
+    found: "dict[Path, Kept]" = {}
     skipped: list[Path] = []
     try:
         with refuse_not_finite(args.weights):
-            _detect_and_draw(detector, outputs, args.threshold, found, skipped)
+            _detect_and_draw(detector, task, outputs, found, skipped)
     except BaseException:
         # The next run may only replace pictures that are listed.
         if found:
-            _write(args, found, outputs, detector)
+            _write(args, task, found, outputs)
         raise
-    _write(args, found, outputs, detector)
-    print(_summary(found, skipped, args.out))
+    _write(args, task, found, outputs)
+    print(_summary(args, found, skipped))
     return 1 if skipped else 0
 
 
@@ -91,29 +118,32 @@ def _plan(args: argparse.Namespace) -> dict[Path, Path]:
     check_file("--coco", args.coco)
     paths = find_images(args.images)
     if args.coco:
-        check_image_ids(paths)
+        check_image_ids("--coco", paths)
+    if args.panoptic:
+        check_image_ids("--panoptic", paths)
     outputs = name_outputs(paths, args.out)
     check_targets(outputs, args.out, args.coco)
     return outputs
 
 
 def _detect_and_draw(
-    detector: "Detector", outputs: dict[Path, Path], threshold: float, found: dict, skipped: list
+    detector: "Detector", task: "Task", outputs: dict[Path, Path], found: dict, skipped: list
 ) -> None:
     """Fill `found` and `skipped`, and save the pictures."""
-    for path, answer in _predict(detector, list(outputs), threshold):
+    for path, answer in _predict(detector, task, list(outputs)):
+        kept = answer
         if not isinstance(answer, UserError):
-            answer = _save_picture(path, answer, outputs[path])
-        if isinstance(answer, UserError):
+            kept = _save(task, path, answer, outputs[path])
+        if isinstance(kept, UserError):
             skipped.append(path)
-            _say(f"skipped: {answer}")
+            _say(f"skipped: {kept}")
         else:
-            found[path] = answer
+            found[path] = kept
 
 
 def _predict(
-    detector: "Detector", paths: Sequence[Path], threshold: float
-) -> "Iterator[tuple[Path, Prediction | UserError]]":
+    detector: "Detector", task: "Task", paths: Sequence[Path]
+) -> "Iterator[tuple[Path, Prediction | Scene | UserError]]":
     """Each path with what was found, or with why it cannot be read."""
     from tqdm import tqdm
 
@@ -128,7 +158,7 @@ def _predict(
                 except UserError as error:
                     yield path, error
                     bar.update()
-            answers = detector.detect(prepared.values(), threshold)
+            answers = task.answer(prepared.values())
             for path, answer in zip(prepared, answers, strict=True):
                 yield path, answer
                 bar.update()
@@ -140,47 +170,44 @@ def _say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _save_picture(path: Path, prediction: "Prediction", output: Path) -> "Prediction | UserError":
-    """`prediction`, or why its picture cannot be saved."""
-    from jaxseg.predict.draw import draw
-
+def _save(task: "Task", path: Path, answer: Any, output: Path) -> "Kept | UserError":
+    """Save the picture; what is kept of the answer, or why it cannot be saved."""
     # The image is read again: keeping a batch of originals takes gigabytes.
     partial = output.with_name(f".partial{output.suffix}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        draw(path, prediction).save(partial, quality=92)
+        task.draw(path, answer).save(partial, quality=92)
         partial.replace(output)
+        return task.keep(path, answer)
     except (OSError, ValueError) as error:
         partial.unlink(missing_ok=True)
         return UserError(f"cannot save the picture of {path} as {output}: {error}")
     except UserError as error:
         return error
-    return prediction
 
 
-def _write(args, found: dict, outputs: dict, detector: "Detector") -> None:
+def _write(args: argparse.Namespace, task: "Task", found: dict, outputs: dict) -> None:
     from jaxseg.predict.result import write_json
 
     before = listed_pictures(args.out)
     records = [
-        {"file": str(path), "picture": outputs[path].name, **prediction.to_dict()}
-        for path, prediction in found.items()
+        {"file": str(path), "picture": outputs[path].name, **kept.record}
+        for path, kept in found.items()
     ]
     write_json(args.out / LISTING, records)
     remove_pictures(args.out, before - {record["picture"] for record in records}, keep=outputs)
-    if args.coco:
-        ids = detector.classes.category_ids if detector.classes else None
-        write_json(args.coco, [r for path in found for r in coco_form(path, found[path], ids)])
+    task.write(found)
 
 
-def _summary(found: dict, skipped: list[Path], out: Path) -> str:
-    counts = Counter(name for prediction in found.values() for name in prediction.names)
+def _summary(args: argparse.Namespace, found: dict, skipped: list[Path]) -> str:
+    counts = Counter(name for kept in found.values() for name in kept.names)
     words = ", ".join(f"{name} {count}" for name, count in counts.most_common(8)) or "none"
     more = f" and {len(counts) - 8} classes more" if len(counts) > 8 else ""
     images = "1 image" if len(found) == 1 else f"{len(found)} images"
+    what = "objects" if args.panoptic is None else "segments"
     lines = [
-        f"{images}, {counts.total()} objects: {words}{more}",
-        f"pictures and predictions.json are in {out}",
+        f"{images}, {counts.total()} {what}: {words}{more}",
+        f"pictures and predictions.json are in {args.out}",
     ]
     if skipped:
         lines.append(f"{len(skipped)} skipped: {', '.join(map(str, skipped))}")

@@ -1,9 +1,9 @@
 """A detector for users: any images in, named boxes out."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from os import PathLike
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,15 @@ from flax import linen as nn
 from jaxseg.checkpoints import from_pretrained
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
+from jaxseg.models.detr.segments import THRESHOLD
 from jaxseg.ops.images import normalize
 from jaxseg.predict import preprocess
+from jaxseg.predict.masks import ImageMasks, QueryMasks, predicts_masks, query_masks
+from jaxseg.predict.panoptic import Scene
 from jaxseg.predict.preprocess import ImageSource, Size
 from jaxseg.predict.result import Prediction, best_first
 from jaxseg.pretrained import ImageConfig
-from jaxseg.structures import Detections, Images
+from jaxseg.structures import Images
 from jaxseg.typing import Array, Int, PyTree
 
 
@@ -32,6 +35,15 @@ class Prepared(NamedTuple):
 
     pixels: np.ndarray
     size: Size
+
+
+class Answer(NamedTuple):
+    """What the model tells about a batch, or of a row of it: boxes, scores, labels, and masks."""
+
+    boxes: Array
+    scores: Array
+    labels: Array
+    masks: QueryMasks | None
 
 
 class Detector:
@@ -87,6 +99,10 @@ class Detector:
         self.buckets = tuple(buckets or preprocess.default_buckets(short, long, self.model.stride))
         self._limit = max(max(bucket) for bucket in self.buckets)
         self._names = label_names(classes, model.num_classes)
+        things = (True,) * model.num_classes if classes is None else classes.things
+        self._things = tuple(
+            None if name is None else thing for name, thing in zip(self._names, things, strict=True)
+        )
         self._precision = precision
         self._detect = jax.jit(self._forward)
 
@@ -148,13 +164,63 @@ class Detector:
 
     def detect(self, prepared: Iterable[Prepared], threshold: float = 0.5) -> list[Prediction]:
         """As the call, for images that `prepare` made; a few at a time are held."""
-        found: dict[int, Prediction] = {}
+
+        def name(found: Answer, image: Prepared, masks: ImageMasks | None) -> Prediction:
+            return best_first(
+                found.boxes,
+                found.scores,
+                found.labels,
+                names=self._names,
+                size=image.size,
+                threshold=threshold,
+                masks_of=None if masks is None else masks.instances,
+            )
+
+        return self._each(prepared, name)
+
+    def panoptic(
+        self, images: ImageSource | Sequence[ImageSource], threshold: float = THRESHOLD
+    ) -> Scene | list[Scene]:
+        """Divide images into segments, of queries that are sure of their class by more than
+        `threshold`. Images and errors are those of the call.
+
+        Raises:
+          UserError: an image cannot be read, or the model draws no masks.
+        """
+        if not isinstance(images, list | tuple):
+            return self.panoptic([images], threshold)[0]
+        return self.divide(map(self.prepare, images), threshold)
+
+    def divide(self, prepared: Iterable[Prepared], threshold: float = THRESHOLD) -> list[Scene]:
+        """As `panoptic`, for images that `prepare` made."""
+        self.require_masks()
+
+        def name(found: Answer, image: Prepared, masks: ImageMasks) -> Scene:
+            segments = masks.panoptic(self._things, threshold)
+            return Scene.of(segments, self._names, self._things)
+
+        return self._each(prepared, name)
+
+    def require_masks(self) -> None:
+        """Raise `UserError` unless the model draws masks."""
+        if not predicts_masks(self.model):
+            raise UserError(
+                f"a panoptic segmentation needs a model with masks; {type(self.model).__name__} "
+                "has boxes alone: take weights of detr.r50_panoptic, for example"
+            )
+
+    def _each(self, prepared: Iterable[Prepared], name: Callable) -> list:
+        """`name(answer, image, masks)` of every image, in order."""
+        found: dict[int, Any] = {}
         for bucket, group in self._groups(prepared):
-            arrays = self._run([image for _, image in group], bucket)
-            for (position, image), row in zip(group, zip(*arrays, strict=True), strict=False):
-                found[position] = best_first(
-                    *row, names=self._names, size=image.size, threshold=threshold
-                )
+            answer = self._run([image for _, image in group], bucket)
+            for row, (position, image) in enumerate(group):
+                masks = None
+                if answer.masks is not None:
+                    size = image.pixels.shape[:2]
+                    masks = ImageMasks.of(answer.masks, row, bucket, size, image.size, exact=True)
+                one = Answer(*(x[row] for x in answer[:3]), None)
+                found[position] = name(one, image, masks)
         return [found[position] for position in range(len(found))]
 
     def _groups(
@@ -169,20 +235,21 @@ class Detector:
                 yield bucket, groups.pop(bucket)
         yield from groups.items()
 
-    def _run(self, images: list[Prepared], bucket: Size) -> tuple[np.ndarray, ...]:
+    def _run(self, images: list[Prepared], bucket: Size) -> "Answer":
         # Rows that fill up a batch repeat an image: a canvas without pixels would give NaN.
         images = images + images[-1:] * (self.batch_size - len(images))
         sizes = np.asarray([image.size for image in images], np.int32)
         canvases = preprocess.put_on_canvas([image.pixels for image in images], bucket)
         with jax.default_matmul_precision(self._precision):
-            found = self._detect(self.params, canvases, sizes)
-        return jax.device_get((found.boxes, found.scores, found.labels))
+            return jax.device_get(self._detect(self.params, canvases, sizes))
 
-    def _forward(self, params: PyTree, images: Images, sizes: Int[Array, "b 2"]) -> Detections:
+    def _forward(self, params: PyTree, images: Images, sizes: Int[Array, "b 2"]) -> "Answer":
         images = Images(jnp.asarray(images.pixels), jnp.asarray(images.mask))
         images = normalize(images, self.image.mean, self.image.std)
         output = self.model.apply({"params": params}, images, train=False)
-        return self.model.detections(output, sizes)
+        found = self.model.detections(output, sizes)
+        masks = query_masks(self.model, output)
+        return Answer(found.boxes, found.scores, found.labels, masks)
 
 
 def label_names(classes: Classes | None, num_classes: int) -> tuple[str | None, ...]:

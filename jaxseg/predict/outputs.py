@@ -74,7 +74,7 @@ def name_outputs(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
     taken: set[str] = set()
     for path in paths:
         suffix = _suffix(path)
-        names = (f"{path.stem}{tail}{suffix}" for tail in _tails())
+        names = (f"{path.stem}{tail}{suffix}" for tail in tails())
         name = next(name for name in names if name.lower() not in taken)
         taken.add(name.lower())
         outputs[path] = folder / name
@@ -97,7 +97,8 @@ def _long_side(path: Path) -> int:
             return 0
 
 
-def _tails() -> Iterator[str]:
+def tails() -> Iterator[str]:
+    """What tells names apart that would be one: nothing, then "_2", "_3", …"""
     yield ""
     number = 2
     while True:

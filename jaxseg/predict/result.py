@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxseg.data.segmentation import encode_mask
 from jaxseg.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class Prediction:
       labels: int32 (n,), class indices as the model numbers them.
       names: the class of each object in words.
       size: (h, w) of the image.
+      masks: bool (n, h, w), of models that draw them.
     """
 
     boxes: np.ndarray
@@ -63,6 +65,7 @@ class Prediction:
     labels: np.ndarray
     names: tuple[str, ...]
     size: tuple[int, int]
+    masks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -73,7 +76,10 @@ class Prediction:
         return np.clip(self.boxes, 0, np.asarray([width, height, width, height], np.float32))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: width, height, and objects with name, label, score and box."""
+        """Plain values for JSON: width, height, and objects with name, label, score and box.
+
+        Masks are run lengths in COCO's form, under "segmentation".
+        """
         height, width = self.size
         objects = [
             {
@@ -86,7 +92,13 @@ class Prediction:
                 self.names, self.labels, self.scores, self.boxes, strict=True
             )
         ]
+        for record, segmentation in zip(objects, self.segmentations(), strict=False):
+            record["segmentation"] = segmentation
         return {"width": width, "height": height, "objects": objects}
+
+    def segmentations(self) -> list[dict[str, Any]]:
+        """The masks as COCO's run lengths; none at all of a model that draws no masks."""
+        return [encode_mask(mask) for mask in (() if self.masks is None else self.masks)]
 
     def to_json(self) -> str:
         """`to_dict` as text."""
@@ -106,6 +118,7 @@ class Prediction:
             ) from error
         return supervision.Detections(
             xyxy=self.boxes,
+            mask=self.masks,
             confidence=self.scores,
             class_id=self.labels.astype(int),
             data={"class_name": np.asarray(self.names, dtype=str)},
@@ -120,6 +133,7 @@ def best_first(
     names: Sequence[str | None],
     size: tuple[int, int],
     threshold: float,
+    masks_of: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Prediction:
     """The detections of one image of at least `threshold`, sorted; labels named None are left out.
 
@@ -128,6 +142,7 @@ def best_first(
     Args:
       boxes, scores, labels: (q, 4), (q,), (q,).
       names: of each label.
+      masks_of: draws the masks of those that are kept, given their positions.
     """
     finite = np.isfinite(boxes).all(-1) & np.isfinite(scores)
     warn_not_finite(finite)
@@ -140,6 +155,7 @@ def best_first(
         labels=labels[keep],
         names=tuple(names[label] for label in labels[keep]),
         size=size,
+        masks=None if masks_of is None else masks_of(keep),
     )
 
 

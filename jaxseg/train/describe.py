@@ -16,6 +16,8 @@ from jaxseg.errors import UserError
 from jaxseg.models import MODELS, build
 from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
 
+# Fields that say how a module computes; what they are here changes no weight.
+PLAIN = {"remat": False, "implementation": None, "queries_at_once": None}
 UNKNOWN = object()  # an argument that no value gives this module
 
 
@@ -64,11 +66,7 @@ def _in_float32(model: nn.Module) -> nn.Module:
         name: _in_float32(part) for name, part in parts.items() if isinstance(part, nn.Module)
     }
     changed |= {name: jnp.float32 for name in ("dtype", "param_dtype") if name in parts}
-    changed |= {
-        name: plain
-        for name, plain in {"remat": False, "implementation": None}.items()
-        if name in parts
-    }
+    changed |= {name: plain for name, plain in PLAIN.items() if name in parts}
     return dataclasses.replace(model, **changed)
 
 

@@ -17,7 +17,7 @@ from jaxseg.data.classes import COCO_91, Classes
 from jaxseg.errors import UserError
 from jaxseg.ops.images import normalize
 from jaxseg.predict import Detector
-from jaxseg.predict.detector import label_names
+from jaxseg.predict.detector import Answer, label_names
 from jaxseg.predict.preprocess import resize, resized_size
 from jaxseg.predict.result import NotFinite, best_first
 from jaxseg.structures import Images
@@ -192,7 +192,8 @@ def test_a_batch_of_none_is_refused(weights, batch_size):
 
 def test_a_list_is_not_held_in_memory(detector, monkeypatch):
     large = np.zeros((1500, 2000, 3), np.uint8)  # 9 MB, 20 kB as the model sees it
-    monkeypatch.setattr(detector, "_run", lambda images, bucket: [np.zeros((1, 0))] * 3)
+    empty = Answer(*[np.zeros((1, 0))] * 3, None)
+    monkeypatch.setattr(detector, "_run", lambda images, bucket: empty)
     monkeypatch.setattr("jaxseg.predict.detector.best_first", lambda *_, **__: None)
     tracemalloc.start()
     try:

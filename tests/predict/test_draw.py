@@ -5,8 +5,9 @@ import pytest
 from PIL import Image, ImageDraw
 
 from jaxseg.predict import fonts
-from jaxseg.predict.draw import _extent, _places, _shorten, class_color, draw
+from jaxseg.predict.draw import _places, draw
 from jaxseg.predict.result import Prediction
+from jaxseg.predict.tags import class_color, extent, shorten
 
 GREY = 119
 
@@ -125,7 +126,7 @@ def test_a_name_that_is_too_long_keeps_its_beginning():
     canvas = ImageDraw.Draw(Image.new("RGB", (9, 9)))
     font = fonts.font_for("n", 12)
     for width in (1000, 120, 60, 30):
-        text = _shorten(canvas, "nine-banded armadillo", " 0.50", font, width)
+        text = shorten(canvas, "nine-banded armadillo", " 0.50", font, width)
         assert text.startswith("nin") or width == 30
-        assert _extent(canvas, text, font)[0] <= width or not text
-    assert _shorten(canvas, "nine", " 0.50", font, 45) == "nine"
+        assert extent(canvas, text, font)[0] <= width or not text
+    assert shorten(canvas, "nine", " 0.50", font, 45) == "nine"

@@ -73,7 +73,7 @@ def panoptic_segments(
     covers: Size,
     size: Size,
     original: Size,
-    things: Sequence[bool],
+    things: Sequence[bool | None],
     threshold: float = THRESHOLD,
     small: int = SMALL,
 ) -> Segments:
@@ -85,10 +85,10 @@ def panoptic_segments(
 
     Args:
       class_logits: the last of them is no-object.
-      things: whether each label is a thing (else stuff).
+      things: whether each label is a thing (else stuff); None for one that takes no part.
       threshold: a query takes part if its probability is above.
     """
-    queries, labels, scores = _sure(class_logits, threshold)
+    queries, labels, scores = _sure(class_logits, things, threshold)
     rows = _taps(logits.shape[1], covers[0], _pillow_nearest(size[0], original[0]))
     columns = _taps(logits.shape[2], covers[1], _pillow_nearest(size[1], original[1]))
     merge = _first_of_stuff(labels, things)
@@ -104,17 +104,18 @@ def panoptic_segments(
         merge = np.arange(len(queries), dtype=np.int32)
 
 
-def _sure(class_logits, threshold: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sure(class_logits, things, threshold) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Queries whose likeliest class is one, and likely enough; their classes and probabilities."""
     exponentials = np.exp(class_logits - class_logits.max(-1, keepdims=True))
     probabilities = exponentials / exponentials.sum(-1, keepdims=True)
     labels, scores = probabilities.argmax(-1), probabilities.max(-1)
-    kept = (labels < class_logits.shape[-1] - 1) & (scores > threshold)
+    reported = np.asarray([thing is not None for thing in things] + [False])
+    kept = reported[labels] & (scores > threshold)
     queries = np.flatnonzero(kept)
     return queries, labels[queries], scores[queries]
 
 
-def _first_of_stuff(labels: np.ndarray, things: Sequence[bool]) -> np.ndarray:
+def _first_of_stuff(labels: np.ndarray, things: Sequence[bool | None]) -> np.ndarray:
     """For each query the first one that it is a segment with: itself, but for stuff."""
     first: dict[int, int] = {}
     return np.asarray(
