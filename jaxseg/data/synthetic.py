@@ -4,6 +4,7 @@ A scene is drawn back to front. An object that would leave too little of an earl
 is placed anew; boxes and masks are of what remains visible.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,7 +117,7 @@ class Synthetic:
 
     def coco(self) -> dict:
         images, annotations = [], []
-        for example in map(self.__getitem__, range(self.count)):
+        for example in map(dataclasses.replace(self, masks=True).__getitem__, range(self.count)):
             height, width = example.size
             image_id = example.image_id
             images.append(
@@ -129,17 +130,17 @@ class Synthetic:
                 }
             )
             for n, box in enumerate(example.boxes.tolist()):
-                record = {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": self.classes.category_ids[example.labels[n]],
-                    "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
-                    "area": float(example.area[n]),
-                    "iscrowd": 0,
-                }
-                if self.masks:
-                    record["segmentation"] = encode_mask(example.masks[n])
-                annotations.append(record)
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image_id,
+                        "category_id": self.classes.category_ids[example.labels[n]],
+                        "bbox": [box[0], box[1], box[2] - box[0], box[3] - box[1]],
+                        "area": float(example.area[n]),
+                        "iscrowd": 0,
+                        "segmentation": encode_mask(example.masks[n]),
+                    }
+                )
         return {
             "info": {"description": f"synthetic:shapes, seed {self.seed}"},
             "images": images,

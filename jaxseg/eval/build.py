@@ -14,10 +14,12 @@ from jaxseg.data.edits import Resize
 from jaxseg.data.loader import Loader
 from jaxseg.errors import UserError
 from jaxseg.eval.categories import match_categories
+from jaxseg.eval.mask_judge import mask_judge
 from jaxseg.eval.runner import Answer, Evaluator
 from jaxseg.ops.images import normalize
 from jaxseg.parallel.mesh import loader_shard
 from jaxseg.parallel.shard import check_batch_size, global_batch
+from jaxseg.predict.masks import predicts_masks, query_masks
 from jaxseg.predict.preprocess import Size, default_buckets, resized_size
 from jaxseg.pretrained import ImageConfig
 from jaxseg.structures import Batch
@@ -38,8 +40,12 @@ def make_evaluator(
     workers: int = 0,
     precision: str | None = None,
     progress: bool = True,
+    masks: bool = True,
 ) -> Evaluator:
     """A function from parameters to COCO metrics on `dataset`.
+
+    Of a model with masks the masks are judged too, where the data set has them: by COCO's metrics
+    of masks, or by panoptic quality.
 
     Args:
       model: a detector; it is evaluated with `canvas`, whatever its own.
@@ -53,10 +59,11 @@ def make_evaluator(
       mesh: that the parameters live on; without one each process runs the model by itself.
       limit: use only the first images of the data set.
       workers: processes that load images.
+      masks: False judges boxes alone.
 
     Raises:
-      UserError: empty data set, a class count that is not the model's, or a batch that does not
-        divide over the mesh.
+      UserError: empty data set, a class count that is not the model's, a batch that does not
+        divide over the mesh, or masks for some objects only.
     """
     if limit is not None:
         dataset = First(dataset, min(limit, len(dataset)))
@@ -85,27 +92,34 @@ def make_evaluator(
         drop_last=False,
     )
     processes, process = jax.process_count(), jax.process_index()
+    truth = dataset.coco()
+    judge = None
+    if masks and predicts_masks(model):
+        judge = mask_judge(dataset, truth, tuple(category_ids), canvas == "exact")
     return Evaluator(
-        detect=_detect(model.clone(canvas=canvas), image, mesh),
+        detect=_detect(model.clone(canvas=canvas), image, mesh, judge is not None),
         batches=lambda: loader.iterate(0),
         image_ids=dataset.image_ids,
         category_ids=tuple(category_ids),
-        ground_truth=dataset.coco(),
+        ground_truth=truth,
         # On a mesh every process holds all answers, so each reports every n-th of them.
         share=lambda position: mesh is None or position % processes == process,
         precision=precision,
         progress=progress,
+        judge=judge,
     )
 
 
 def _detect(
-    model: nn.Module, image: ImageConfig, mesh: Mesh | None
+    model: nn.Module, image: ImageConfig, mesh: Mesh | None, masks: bool
 ) -> Callable[[PyTree, Batch], Answer]:
     def forward(params: PyTree, batch: Batch) -> Answer:
         images = normalize(batch.images, image.mean, image.std)
         output = model.apply({"params": params}, images, train=False)
         detections = model.detections(output, batch.original_sizes)
-        return Answer(detections, batch.index, batch.mask)
+        drawn = query_masks(model, output) if masks else None
+        sizes = batch.sizes, batch.original_sizes
+        return Answer(detections, batch.index, batch.mask, drawn, *sizes)
 
     if mesh is None:
         return jax.jit(forward)

@@ -2,6 +2,10 @@
 
 jaxseg eval facebook/detr-resnet-50 coco:/data/coco/val2017
 jaxseg eval runs/cells/best cells/instances_val.json --json metrics.json
+jaxseg eval facebook/detr-resnet-50-panoptic panoptic:/data/coco/val2017
+
+Of weights with masks the masks are judged too: by COCO's table of masks, or on panoptic ground
+truth by panoptic quality.
 
 It uses all devices of all its processes; process 0 prints the table and writes the files.
 """
@@ -35,6 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="exact",
         help="exact: each image as if alone; padded: padding matters, as in batches of the "
         "originals (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--boxes", action="store_true", help="judge boxes alone, of weights with masks too"
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument(
@@ -89,6 +96,7 @@ def _prepare(args: argparse.Namespace, mesh):
         limit=args.limit,
         workers=args.workers,
         precision="highest",
+        masks=not args.boxes,
     )
     everywhere = NamedSharding(mesh, PartitionSpec())
     return evaluator, jax.tree.map(lambda x: place(x, everywhere), weights.params)
@@ -125,7 +133,8 @@ def _report(args: argparse.Namespace, evaluation) -> None:
         write_json(args.json, _plain(args, evaluation))
     if args.results:
         write_json(args.results, evaluation.records)
-    print(evaluation.table)
+    tables = (evaluation.table, evaluation.masks, evaluation.panoptic)
+    print("\n\n".join(str(table) for table in tables if table is not None))
     images = "1 image" if evaluation.images == 1 else f"{evaluation.images} images"
     padded = ", padded canvases" if args.canvas == "padded" else ""
     print(f"\n{images}, {evaluation.images_per_second:.2f} images/s{padded}")
@@ -133,17 +142,21 @@ def _report(args: argparse.Namespace, evaluation) -> None:
 
 def _plain(args: argparse.Namespace, evaluation) -> dict:
     """Everything as JSON, NaN as null."""
-    table = evaluation.table
 
     def finite(values: dict) -> dict:
         return {key: None if value != value else value for key, value in values.items()}
 
+    def plain(table) -> dict:
+        per_class = {name: finite(row) for name, row in table.per_class.items()}
+        return {"metrics": finite(table.stats), "per_class": per_class}
+
+    more = {"masks": evaluation.masks, "panoptic": evaluation.panoptic}
     return {
         "weights": str(args.weights),
         "dataset": str(args.dataset),
         "canvas": args.canvas,
         "images": evaluation.images,
         "images_per_second": evaluation.images_per_second,
-        "metrics": finite(table.stats),
-        "per_class": {name: finite(row) for name, row in table.per_class.items()},
+        **plain(evaluation.table),
+        **{name: plain(table) for name, table in more.items() if table is not None},
     }

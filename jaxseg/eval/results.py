@@ -1,6 +1,6 @@
 """From arrays of detections to the records that COCO's tools exchange as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,6 +14,7 @@ def coco_records(
     image_ids: Sequence,
     category_ids: Sequence[int | None],
     sizes: np.ndarray | None = None,
+    mask_of: Callable[[int, int], np.ndarray] | None = None,
 ) -> list[dict]:
     """One record {image_id, category_id, bbox, score[, segmentation]} per detection.
 
@@ -24,6 +25,8 @@ def coco_records(
         detection of a label whose id is None, or past the end, is left out.
       sizes: (b, 2) height and width of each image, to cut masks out of their common canvas; None
         if the canvas is the image.
+      mask_of: (row, detection) to its mask (h, w), where `detections` hold none: all masks of a
+        large image at once would take gigabytes.
 
     Boxes become xywh in pixels, rounded to a thousandth: float32 corners are not exact beyond
     that, and their noise would move overlaps that lie on a threshold (COCO's published example
@@ -50,7 +53,9 @@ def coco_records(
                 "bbox": xywh[row, q].tolist(),
                 "score": scores[row, q].item(),
             }
-            if masks is not None:
+            if mask_of is not None:
+                record["segmentation"] = encode_mask(mask_of(row, q))
+            elif masks is not None:
                 record["segmentation"] = encode_mask(_cut(masks[row, q], sizes, row))
             records.append(record)
     return records

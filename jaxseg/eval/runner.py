@@ -12,7 +12,11 @@ from tqdm import tqdm
 
 from jaxseg.eval.coco_ap import CocoTable, Record, coco_table
 from jaxseg.eval.gather import gather_records
+from jaxseg.eval.mask_judge import MaskJudge
+from jaxseg.eval.panoptic import PanopticTable, panoptic_table
 from jaxseg.eval.results import coco_records
+from jaxseg.predict.masks import ImageMasks, QueryMasks
+from jaxseg.predict.preprocess import Size
 from jaxseg.structures import Batch, Detections
 from jaxseg.typing import PyTree
 
@@ -24,11 +28,16 @@ class Answer(NamedTuple):
       detections: in pixels of the original images.
       index: position of each image in its data set.
       mask: True on real images, False on rows that fill up the batch.
+      masks: of the queries, if masks are judged.
+      sizes, original_sizes: (h, w) of each image on the canvas and in its file.
     """
 
     detections: Detections
     index: jax.Array
     mask: jax.Array
+    masks: QueryMasks | None = None
+    sizes: jax.Array | None = None
+    original_sizes: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -36,20 +45,32 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-      table: the COCO metrics.
+      table: the COCO metrics of boxes.
       records: all detections in COCO's form, in order of the data set's images.
       images: how many were evaluated.
       images_per_second: of all processes together, without the time spent compiling.
+      masks: the COCO metrics of masks, where they were judged.
+      panoptic: panoptic quality, where it was judged.
     """
 
     table: CocoTable
     records: list[Record]
     images: int
     images_per_second: float
+    masks: CocoTable | None = None
+    panoptic: PanopticTable | None = None
 
     def metrics(self) -> dict[str, float]:
-        """The COCO metrics, "AP/<class>" for each class, and "images_per_second"."""
-        return self.table.metrics() | {"images_per_second": self.images_per_second}
+        """The COCO metrics, "AP/<class>" for each class, and "images_per_second".
+
+        Those of masks begin with "mask_"; panoptic quality is "PQ" and so on.
+        """
+        metrics = self.table.metrics()
+        if self.masks is not None:
+            metrics |= {f"mask_{name}": value for name, value in self.masks.metrics().items()}
+        if self.panoptic is not None:
+            metrics |= self.panoptic.metrics()
+        return metrics | {"images_per_second": self.images_per_second}
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,7 @@ class Evaluator:
       share: which positions this process reports, of those that it has answers for.
       precision: of matrix products (`jax.default_matmul_precision`); None leaves it alone.
       progress: show a bar on the terminal of process 0.
+      judge: of masks, if they are judged.
     """
 
     detect: Callable[[PyTree, Batch], Answer]
@@ -75,6 +97,7 @@ class Evaluator:
     share: Callable[[int], bool] = lambda position: True
     precision: str | None = None
     progress: bool = True
+    judge: MaskJudge | None = None
 
     def __call__(self, params: PyTree, step: int | None = None) -> dict[str, float]:
         """Metrics of `params` as one flat dict; `step` only names the progress bar."""
@@ -88,7 +111,7 @@ class Evaluator:
         Raises:
           RuntimeError: an image of the data set was not evaluated by any process.
         """
-        found: dict[int, list[Record]] = {}
+        found = Found({}, {})
         clock = Clock()
         context = jax.default_matmul_precision(self.precision) if self.precision else nullcontext()
         with context, self._bar(title) as bar:
@@ -97,10 +120,10 @@ class Evaluator:
                 answer = clock.call(self.detect, params, batch)
                 # Read the previous answer while the device computes this one.
                 bar.update(self._collect(waiting, found))
-                waiting = answer
+                waiting = answer, batch.images.pixels.shape[1:3]
             bar.update(self._collect(waiting, found))
         rate = clock.rate(len(self.image_ids))
-        gathered = gather_records(found)
+        gathered = gather_records(found.detections)
         if len(gathered) != len(self.image_ids):
             raise RuntimeError(
                 f"{len(gathered)} of {len(self.image_ids)} images were evaluated: the loaders of "
@@ -108,24 +131,53 @@ class Evaluator:
             )
         records = [record for image in gathered.values() for record in image]
         table = coco_table(self.ground_truth, records, image_ids=self.image_ids)
-        return Evaluation(table, records, len(gathered), rate)
+        judged = {} if self.judge is None else self._judged(records, found)
+        return Evaluation(table, records, len(gathered), rate, **judged)
+
+    def _judged(self, records: list[Record], found: "Found") -> dict[str, Any]:
+        tables: dict[str, Any] = {}
+        if self.judge.instances:
+            tables["masks"] = coco_table(self.ground_truth, records, "segm", self.image_ids)
+        if self.judge.panoptic is not None:
+            matches = [match for image in gather_records(found.matches).values() for match in image]
+            tables["panoptic"] = panoptic_table(matches, self.ground_truth["categories"])
+        return tables
 
     def _bar(self, title: str) -> tqdm:
         quiet = not self.progress or jax.process_index() != 0
         total = len(self.image_ids)
         return tqdm(desc=title, total=total, unit="image", leave=False, disable=quiet or None)
 
-    def _collect(self, answer: Answer | None, found: dict[int, list[Record]]) -> int:
+    def _collect(self, waiting: tuple[Answer, Size] | None, found: "Found") -> int:
         """Add this process's share of an answer to `found`; how many images that were."""
-        if answer is None:
+        if waiting is None:
             return 0
-        detections, index, mask = jax.device_get(answer)
-        rows = [row for row in np.flatnonzero(mask) if self.share(int(index[row]))]
-        for row in rows:
-            one = jax.tree.map(lambda x, row=row: x[row : row + 1], detections)
-            image_id = self.image_ids[index[row]]
-            found[int(index[row])] = coco_records(one, [image_id], self.category_ids)
-        return int(np.count_nonzero(mask))
+        answer, canvas = jax.device_get(waiting[0]), waiting[1]
+        for row in np.flatnonzero(answer.mask):
+            index = int(answer.index[row])
+            if self.share(index):
+                self._collect_image(answer, int(row), index, canvas, found)
+        return int(np.count_nonzero(answer.mask))
+
+    def _collect_image(self, answer: Answer, row: int, index: int, canvas: Size, found) -> None:
+        one = jax.tree.map(lambda x: x[row : row + 1], answer.detections)
+        mask_of = None
+        if self.judge is not None:
+            sizes = (tuple(x[row].tolist()) for x in (answer.sizes, answer.original_sizes))
+            masks = ImageMasks.of(answer.masks, row, canvas, *sizes, exact=self.judge.exact)
+            if self.judge.instances:
+                mask_of = lambda _, q: masks.instances(np.asarray([q]))[0]  # noqa: E731
+            if self.judge.panoptic is not None:
+                found.matches[index] = self.judge.matches(masks, index)
+        records = coco_records(one, [self.image_ids[index]], self.category_ids, mask_of=mask_of)
+        found.detections[index] = records
+
+
+class Found(NamedTuple):
+    """Records by position of their image: of detections, and of matched segments."""
+
+    detections: dict[int, list[Record]]
+    matches: dict[int, list[Record]]
 
 
 @dataclass
