@@ -160,7 +160,7 @@ def test_aliases_are_checked_dropped_and_rebuilt():
         ("model.decoder.layers.0.ca_qpos_proj.weight", "Conditional DETR"),
         ("detr.mask_head.lay1.weight", "DETR with masks"),
         ("transformer.level_embed", "deformable attention"),
-        ("blocks.0.attn.qkv.weight", "no conversion table knows these weights"),
+        ("stages.0.0.dwconv.weight", "no conversion table knows these weights"),
     ],
 )
 def test_other_models_weights_are_refused_by_name(key, model):

@@ -1,7 +1,12 @@
 """Kinds `backbone/*`."""
 
+import jax
+import numpy as np
+
 from jaxseg.backbones.resnet import NORMS, ResNet
+from jaxseg.backbones.swin import Swin
 from jaxseg.ops.images import resize_mask
+from jaxseg.ops.windows import shift_regions
 from jaxseg_convert_torch import load_state_dict
 from tests.golden.common import case_images, expect, nchw, padding
 
@@ -42,4 +47,64 @@ def build_resnet(config) -> ResNet:
     )
 
 
-KINDS = {"backbone/resnet": resnet}
+def swin(case, inputs) -> dict:
+    """`backbone/swin`: patch embedding, stage outputs and the first stage's shift mask."""
+    spec, weights = case.spec, case.weights()
+    runs = spec.get("runs", {None: {}})
+    return {name: _swin_forward(spec, run, inputs, weights) for name, run in runs.items()}
+
+
+def _swin_forward(spec, run, inputs, weights) -> dict:
+    config, options = dict(spec["config"]), run.get("options", {})
+    own = {k: v for k, v in options.items() if k in config["swin"]}
+    config |= options | {"swin": config["swin"] | options.get("swin", {}) | own}
+    images = case_images(spec, inputs, run.get("inputs", {}).get("images"))
+    model = build_swin(config)
+    params = load_state_dict("swin", weights, model)
+
+    def named(module, method):
+        return method == "__call__" and module.name == "patch_norm"
+
+    @jax.jit
+    def forward(pixels):
+        return model.apply({"params": params}, pixels, capture_intermediates=named)
+
+    maps, state = forward(images.pixels)
+    (patches,) = state["intermediates"]["patch_norm"]["__call__"]
+    tensors = {"patch_embed": nchw(patches)}
+    for stage, x in zip(model.stages, maps, strict=True):
+        tensors[f"backbone.features.{stage}"] = nchw(x)
+    sizes = np.array([patches.shape[1:3]])
+    labels = shift_regions(sizes, *patches.shape[1:3], model.window, model.window // 2)[0]
+    tensors["shift_mask.0"] = np.asarray(labels[:, :, None] != labels[:, None, :])
+    return tensors
+
+
+def build_swin(config, **fields) -> Swin:
+    """The Swin of a case's config; `fields` are others of `Swin`."""
+    expect(config, train=False)
+    sizes = config["swin"]
+    expect(sizes, patch_size=4, in_chans=3, qkv_bias=True, qk_scale=None, patch_norm=True)
+    expect(sizes, drop_rate=0.0, attn_drop_rate=0.0, shift_size=sizes["window_size"] // 2)
+    expect(sizes, layer_norm_eps=1e-5, activation="gelu", gelu_approximate="none")
+    expect(sizes, shift_mask_value=-100.0, shift_when_map_fits_window=True)
+    expect(sizes, window_padding="zeros after norm1", window_padding_masked=False)
+    stages = list(sizes["out_indices"])
+    expect(sizes, out_norms=stages)
+    model = Swin(
+        width=sizes["embed_dim"],
+        depths=tuple(sizes["depths"]),
+        num_heads=tuple(sizes["num_heads"]),
+        window=sizes["window_size"],
+        mlp_ratio=sizes["mlp_ratio"],
+        stages=tuple(stages),
+        dilation=sizes["dilation"],
+        drop_path=sizes["drop_path_rate"],
+        position_size=sizes["pretrain_img_size"] if sizes["ape"] else None,
+        **fields,
+    )
+    expect(config, backbone_strides=list(model.strides), backbone_stages=stages)
+    return model
+
+
+KINDS = {"backbone/resnet": resnet, "backbone/swin": swin}

@@ -11,7 +11,14 @@ import numpy as np
 from flax import linen as nn
 
 from jaxseg.errors import UserError
-from jaxseg_convert_torch import deformable_tables, detr_tables, dino_tables, resnet_tables
+from jaxseg_convert_torch import (
+    deformable_tables,
+    detr_tables,
+    dino_tables,
+    resnet_tables,
+    swin_tables,
+    vit_tables,
+)
 from jaxseg_convert_torch.engine import ConversionError, Converted, convert, revert
 from jaxseg_convert_torch.files import read_state_dict, write_state_dict
 from jaxseg_convert_torch.pth import read_pth
@@ -33,7 +40,14 @@ __all__ = [
 
 TABLES: dict[str, Table] = {
     table.name: table
-    for tables in (resnet_tables, detr_tables, deformable_tables, dino_tables)
+    for tables in (
+        resnet_tables,
+        swin_tables,
+        vit_tables,
+        detr_tables,
+        deformable_tables,
+        dino_tables,
+    )
     for table in tables.TABLES
 }
 

@@ -1,8 +1,9 @@
 """The way from an official state dict to a parameter tree, and back without loss.
 
 A `Table` says how modules are renamed; how a tensor is laid out follows from the leaf that
-the model has there (`kernel` is transposed, `scale`, `embedding` and `bias` are not). Both ways
-are strict: all that is missing, unexpected or misshapen is one sorted report.
+the model has there (`kernel` is transposed, `scale`, `embedding` and `bias` are not) unless the
+table has a layout for it. Both ways are strict: all that is missing, unexpected or misshapen is one
+sorted report.
 """
 
 from collections import Counter
@@ -26,12 +27,14 @@ class ConversionError(UserError):
 class Converted(NamedTuple):
     """Nested parameters (numpy), and what the way back needs beside them (JSON-able).
 
-    `dropped` are the keys that the table leaves out on purpose.
+    `dropped` are the keys that the table leaves out on purpose, `resized` those of tensors (of
+    position embeddings) that the model has in another size.
     """
 
     params: dict
     origin: dict[str, Any]
     dropped: list[str]
+    resized: list[str]
 
 
 @dataclass
@@ -73,22 +76,22 @@ def convert(
     problems = Problems()
     plain, origin = _unpack(table, state, problems)
     under = f"{part}/" if part else ""
-    flat = {}
+    flat, resized = {}, []
     for key, value in plain.items():
         found = table.paths(key)
         if not found:
             problems.add("unexpected", key)
-        elif not under or f"{found[0]}/".startswith(under):
-            _place(flat, shapes, key, value, found, problems)
-    for path in shapes:
-        if path.startswith(under) and path not in flat:
-            key = table.key(path)
-            problems.add("missing", _fused_key(table, key) or path, f"for {path}" if key else "")
+            continue
+        inside = not under or f"{found[0]}/".startswith(under)
+        if inside and _place(table, flat, shapes, key, value, found, problems):
+            resized.append(key)
+    wanted = {path: shape for path, shape in shapes.items() if path.startswith(under)}
+    _fill(table, flat, wanted, problems)
     problems.check(f"a state dict of the form {table.title}")
     tree = unflatten(flat)
     for name in part.split("/") if part else ():
         tree = tree[name]
-    return Converted(tree, origin, sorted(key for key in state if table.dropped(key)))
+    return Converted(tree, origin, sorted(key for key in state if table.dropped(key)), resized)
 
 
 def target_shapes(target: nn.Module | Mapping, prefix: str = "") -> dict:
@@ -101,18 +104,34 @@ def target_shapes(target: nn.Module | Mapping, prefix: str = "") -> dict:
     return flatten(tree)
 
 
-def _place(flat, shapes, key, value, found, problems) -> None:
+def _place(table, flat, shapes, key, official, found, problems) -> bool:
+    """Lay a tensor out where it belongs; returns whether it had to be resized."""
     path = next((path for path in found if path in shapes), None)
     if path is None or path in flat:
         problems.add("unexpected", key, path or "the model has no such parameter")
-        return
-    value, wanted = to_ours(path, value), shapes[path]
-    if value.shape != tuple(wanted.shape):
-        why = f"{value.shape} came, {path} is {tuple(wanted.shape)} (in this package's layout)"
+        return False
+    wanted, layout = shapes[path], table.layout(path)
+    shape = tuple(wanted.shape)
+    value = layout.read(official, shape) if layout else to_ours(path, official)
+    if value.shape != shape:
+        why = f"{value.shape} came, {path} is {shape} (in this package's layout)"
         problems.add("misshapen", key, why)
     elif not jnp.issubdtype(value.dtype, jnp.floating):
         problems.add("misshapen", key, f"{value.dtype} came, {path} is {wanted.dtype}")
     flat[path] = value.astype(wanted.dtype)
+    return bool(layout and value.shape == shape and layout.write(value).shape != official.shape)
+
+
+def _fill(table, flat, wanted, problems) -> None:
+    """Defaults of what the form does not have; anything else that is not there is missing."""
+    for path, leaf in wanted.items():
+        if path in flat:
+            continue
+        if (default := table.default(path)) is not None:
+            flat[path] = np.full(leaf.shape, default, leaf.dtype)
+        else:
+            key = table.key(path)
+            problems.add("missing", _fused_key(table, key) or path, f"for {path}" if key else "")
 
 
 def to_ours(path: str, value: np.ndarray) -> np.ndarray:
@@ -138,6 +157,8 @@ def _unpack(table, state, problems) -> tuple[dict, dict]:
             if jnp.issubdtype(value.dtype, jnp.integer):
                 integers[key] = {"dtype": value.dtype.name, "value": value.tolist()}
             continue
+        if table.buffer_source(key) is not None:
+            continue
         dtypes[key] = value.dtype.name
         original = table.alias_of(key)
         if original is not None and original != key:
@@ -150,8 +171,24 @@ def _unpack(table, state, problems) -> tuple[dict, dict]:
             problems.add("unexpected", key)
         else:
             plain.update(_split(table, key, value, problems))
-    noted = {"integers": integers, "aliases": aliases, "keys": keys}
+    absent = _check_buffers(table, spelled, problems)
+    noted = {"integers": integers, "aliases": aliases, "absent": absent, "keys": keys}
     return plain, _origin(table, dtypes, noted)
+
+
+def _check_buffers(table, state, problems) -> list[str]:
+    """Compare buffers with what they follow from; returns those that are not there."""
+    built = {}
+    for key, value in state.items():
+        built |= table.buffers_of(key, np.shape(value))
+    for key, value in state.items():
+        if (found := table.buffer_source(key)) is None:
+            continue
+        if found[1] not in state:
+            problems.add("missing", found[1], f"which {key} follows from")
+        elif not np.array_equal(built[key], value):
+            problems.add("unexpected", key, f"it differs from what follows from {found[1]}")
+    return [key for key in built if key not in state]
 
 
 def _spell(table, state, problems) -> tuple[dict, dict]:
@@ -215,13 +252,22 @@ def revert(
     problems = Problems()
     plain = {}
     for path, value in target_shapes(params, prefix).items():
-        if (key := table.key(path)) is None:
+        value, key = np.asarray(value), table.key(path)
+        if key is not None:
+            layout = table.layout(path)
+            plain[key] = layout.write(value) if layout else to_official(path, value)
+        elif (default := table.default(path)) is None:
             problems.add("unexpected", path, "the official model has no such parameter")
-        else:
-            plain[key] = to_official(path, np.asarray(value))
+        elif not np.all(value == default):
+            problems.add("unexpected", path, f"in the official model it is always {default:g}")
     state = _fuse(table, plain, problems)
     problems.check(f"parameters to the form {table.title}")
-    return _restore(state, {"aliases": table.repeats(state)} if origin is None else origin)
+    origin = {"aliases": table.repeats(state)} if origin is None else origin
+    absent = origin.get("absent", ())
+    for key, value in list(state.items()):
+        buffers = table.buffers_of(key, value.shape)
+        state |= {name: buffer for name, buffer in buffers.items() if name not in absent}
+    return _restore(state, origin)
 
 
 def _fuse(table, plain, problems) -> dict:
@@ -245,10 +291,9 @@ def _fuse(table, plain, problems) -> dict:
 def _restore(state, origin) -> dict:
     if "dtype" in origin:
         dtypes = origin.get("dtypes", {})
-        state = {
-            key: value.astype(jnp.dtype(dtypes.get(key, origin["dtype"])))
-            for key, value in state.items()
-        }
+        for key, value in state.items():
+            if jnp.issubdtype(value.dtype, jnp.floating):  # buffers keep their own
+                state[key] = value.astype(jnp.dtype(dtypes.get(key, origin["dtype"])))
     for alias, original in origin.get("aliases", {}).items():
         state[alias] = state[original]
     for key, counter in origin.get("integers", {}).items():

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxseg_convert_torch.templates import Template
 
 # Official leaf -> the leaves it may be here; which one, the model's own tree says.
@@ -41,6 +43,33 @@ class Fusion(NamedTuple):
         return [self.part.write(holes | {"part": part}) for part in self.parts]
 
 
+class Buffer(NamedTuple):
+    """An official buffer that follows from the shape of a tensor beside it.
+
+    Attributes:
+      key: the buffer's.
+      source: the tensor's.
+      build: the tensor's shape → the buffer.
+    """
+
+    key: Template
+    source: Template
+    build: Callable[[tuple[int, ...]], np.ndarray]
+
+
+class Layout(NamedTuple):
+    """How a tensor lies here that is neither a kernel nor as it is there.
+
+    Attributes:
+      read: (official tensor, shape that it has here) → ours, resized where the sizes differ;
+        what cannot be read is returned as it is and reported as misshapen.
+      write: ours → the official tensor.
+    """
+
+    read: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+    write: Callable[[np.ndarray], np.ndarray] = lambda value: value
+
+
 def rename(official: str, path: str | None = None) -> Rename:
     """A rename; a module of the same name on both sides is written once."""
     return Rename(Template(official), Template(path or official))
@@ -56,6 +85,10 @@ class Table:
       modules: module names; the first that fits decides.
       tensors: whole names of tensors that are no module's weight or bias.
       fusions: tensors that hold several of ours.
+      layouts: (regex of our path, layout) of tensors that lie otherwise than kernels do.
+      buffers: official tensors that are checked, left out, and built again.
+      defaults: (regex of our path, value) of parameters that this form does not have: they
+        start at the value, and only with that value can they be left out on the way back.
       drops: regexes of keys that are left out on purpose. Integers among them (counters) are
         kept in the origin and come back; floats do not.
       aliases: (regex, replacement) of keys that repeat another key's tensor.
@@ -68,6 +101,9 @@ class Table:
     modules: tuple[Rename, ...]
     tensors: tuple[Rename, ...] = ()
     fusions: tuple[Fusion, ...] = ()
+    layouts: tuple[tuple[str, Layout], ...] = ()
+    buffers: tuple[Buffer, ...] = ()
+    defaults: tuple[tuple[str, float], ...] = ()
     drops: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
     repeats: Callable[[Mapping[str, Any]], dict[str, str]] = lambda state: {}
@@ -109,6 +145,24 @@ class Table:
                 return f"{rule.official.write(holes)}.{OFFICIAL_LEAVES[leaf]}"
         return None
 
+    def layout(self, path: str) -> Layout | None:
+        return next((layout for p, layout in self.layouts if re.fullmatch(p, path)), None)
+
+    def default(self, path: str) -> float | None:
+        return next((value for p, value in self.defaults if re.fullmatch(p, path)), None)
+
+    def buffer_source(self, key: str) -> tuple[Buffer, str] | None:
+        """The rule for a buffer's key, and the key of the tensor that it follows from."""
+        for rule in self.buffers:
+            if (holes := rule.key.read(key)) is not None:
+                return rule, rule.source.write(holes)
+        return None
+
+    def buffers_of(self, key: str, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """The buffers that follow from a tensor."""
+        found = ((rule, rule.source.read(key)) for rule in self.buffers)
+        return {r.key.write(holes): r.build(shape) for r, holes in found if holes is not None}
+
     def is_part(self, key: str) -> bool:
         """Whether the key is of a tensor that the official model only has fused with others."""
         return any(fusion.part.read(key) is not None for fusion in self.fusions)
@@ -118,4 +172,4 @@ class Table:
         key = self.alias_of(self.spell(key)) or self.spell(key)
         fused = any(fusion.fused.read(key) is not None for fusion in self.fusions)
         known = bool(self.paths(key)) and not self.is_part(key)
-        return fused or self.dropped(key) or known
+        return fused or self.dropped(key) or known or self.buffer_source(key) is not None

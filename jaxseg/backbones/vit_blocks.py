@@ -1,0 +1,144 @@
+"""Blocks of plain vision transformers with decomposed relative positions (MViTv2, arXiv 2112.01526,
+section 4.1), global or in windows: those of ViTDet and of Segment Anything's image encoder.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import lax
+
+from jaxseg.nn.attention import MASKED
+from jaxseg.nn.layers import layer_norm, zero_padding
+from jaxseg.nn.vision import DropPath, GeluMlp, dense
+from jaxseg.ops.resample import interpolation_matrix, source_positions
+from jaxseg.ops.windows import extents, from_windows, to_windows
+from jaxseg.typing import Array, Bool, DTypeLike, Float, Int
+
+EPSILON = 1e-6
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention over a grid, with a bias for the rows and one for the columns between.
+
+    Attributes:
+      side: rows and columns that the tables of positions are made for; other grids read them
+        resized. None is without relative positions.
+    """
+
+    num_heads: int
+    side: int | None = None
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b h w d"], mask: Bool[Array, "b h w"] | None = None
+    ) -> Float[Array, "b h w d"]:
+        """Attend. With a mask each image attends to its own tokens only, and its tables are
+        resized to its own extent."""
+        b, h, w, width = x.shape
+        heads = (b, h, w, self.num_heads, width // self.num_heads)
+        dtypes = (self.dtype, self.param_dtype)
+        q, k, v = (dense(width, f"{p}_proj", *dtypes)(x).reshape(heads) for p in "qkv")
+        scores = jnp.einsum("bhwmd,bijmd->bmhwij", q * heads[-1] ** -0.5, k).astype(jnp.float32)
+        if self.side is not None:
+            # from the unscaled query
+            sizes = None if mask is None else extents(mask)
+            rows = self._relative("rel_pos_h", heads[-1], h, sizes, 0)
+            columns = self._relative("rel_pos_w", heads[-1], w, sizes, 1)
+            scores += jnp.einsum("bhwmd,bhid->bmhwi", q, rows)[..., None]
+            scores += jnp.einsum("bhwmd,bwjd->bmhwj", q, columns)[..., None, :]
+        if mask is not None:
+            scores = jnp.where(mask[:, None, None, None], scores, MASKED)
+        weights = jax.nn.softmax(scores.reshape(b, self.num_heads, h, w, h * w))
+        weights = weights.astype(self.dtype)
+        v = v.reshape(b, h * w, *heads[3:])
+        mixed = jnp.einsum("bmhwn,bnmd->bhwmd", weights, v).reshape(x.shape)
+        return dense(width, "out_proj", *dtypes)(mixed)
+
+    def _relative(self, name, features, length, sizes, axis):
+        shape = (2 * self.side - 1, features)
+        table = self.param(name, nn.initializers.zeros, shape, self.param_dtype)
+        sizes = None if sizes is None else sizes[:, axis]
+        return relative_positions(table, length, length, sizes).astype(self.dtype)
+
+
+def relative_positions(
+    table: Float[Array, "_n d"], queries: int, keys: int, sizes: Int[Array, " b"] | None = None
+) -> Float[Array, "_b {queries} {keys} d"]:
+    """The embedding of every query's distance to every key along one axis.
+
+    A table of another length than 2 · max(queries, keys) − 1 is resized linearly; the shorter
+    axis is stretched to the longer.
+
+    Args:
+      sizes: how many positions of the axis each image has; its table is resized to that. Needs
+        as many queries as keys.
+    """
+    i = np.arange(queries)[:, None] * max(keys / queries, 1.0)
+    j = np.arange(keys)[None, :] * max(queries / keys, 1.0)
+    index = (i - j + (keys - 1) * max(queries / keys, 1.0)).astype(int)
+    return _fitted(table, max(queries, keys), sizes)[:, index]
+
+
+def _fitted(table, length: int, sizes):
+    """The table's embeddings of the offsets 1 − length, …, length − 1, for each image's size."""
+    if sizes is None and len(table) == 2 * length - 1:
+        return table[None]
+    sizes = jnp.array([length]) if sizes is None else jnp.maximum(sizes, 1)
+    middle = sizes[:, None] - 1
+    index = middle + jnp.arange(1 - length, length, dtype=jnp.float32)
+    positions = source_positions(index, 2 * middle + 1, len(table))
+    matrix = interpolation_matrix(positions, len(table), "linear")
+    # A rounded matrix product would shift embeddings even where nothing is resized.
+    table = table.astype(jnp.float32)
+    return jnp.einsum("bnl,ld->bnd", matrix, table, precision=lax.Precision.HIGHEST)
+
+
+class Block(nn.Module):
+    """Attention and a perceptron, each normalised before and added to its input.
+
+    Attributes:
+      window: side of the windows that attention stays in; None attends to the whole map.
+      side: of the whole map that the tables of relative positions are made for (windows have
+        tables of their own side).
+      relative: with relative positions at all.
+    """
+
+    num_heads: int
+    window: int | None = None
+    side: int = 64
+    relative: bool = True
+    mlp_ratio: float = 4.0
+    drop_path: float = 0.0
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b h w d"],
+        mask: Bool[Array, "b h w"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b h w d"]:
+        """Transform a map."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        y = layer_norm("norm1", epsilon=EPSILON, **dtypes)(x)
+        x = x + DropPath(self.drop_path)(self._attend(y, mask), train=train)
+        y = layer_norm("norm2", epsilon=EPSILON, **dtypes)(x)
+        y = GeluMlp(int(self.mlp_ratio * x.shape[-1]), **dtypes, name="mlp")(y)
+        return x + DropPath(self.drop_path)(y, train=train)
+
+    def _attend(self, x, mask):
+        side = (self.window or self.side) if self.relative else None
+        attention = RelativeAttention(
+            self.num_heads, side, self.dtype, self.param_dtype, name="attn"
+        )
+        if self.window is None:
+            return attention(x, mask)
+        # What fills up windows is zero after the norm, and attended like any other token; so
+        # must be what lies outside an image, or its windows would not be those it has alone.
+        windows = to_windows(zero_padding(x, mask), self.window)
+        mixed = attention(windows.reshape(-1, *windows.shape[2:]))
+        return from_windows(mixed.reshape(windows.shape), *x.shape[1:3])
