@@ -49,6 +49,7 @@ class Pretrained(NamedTuple):
       image: how to prepare images.
       name, kwargs: what `models.build` made the model from.
       origin: what the way back to the source's own form needs, None for weights made here.
+      fresh: flat paths of parameters that were drawn at random, for other classes.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Pretrained(NamedTuple):
     name: str
     kwargs: dict[str, Any]
     origin: dict[str, Any] | None = None
+    fresh: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -109,7 +111,8 @@ def assemble(
     flat |= initial_params(model, fresh)
     names = classes or (None if fresh else source.classes)
     params = unflatten({path: flat[path] for path in shapes})
-    return Pretrained(model, params, names, source.image, source.name, kwargs, source.origin)
+    about = (source.image, source.name, kwargs, source.origin, frozenset(fresh))
+    return Pretrained(model, params, names, *about)
 
 
 def _other_classes(stored, model, stored_classes, classes) -> bool:

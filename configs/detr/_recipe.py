@@ -3,11 +3,17 @@
 64 images a step in the paper (16 V100 with 4 each), AdamW at 1e-4 and 1e-5 for the backbone,
 decay 1e-4 on everything, clipping at 0.1, 500 epochs with a drop by ten at 400. Stem and first
 stage of the backbone stay as ImageNet left them, and so does all batch normalisation.
+
+Masks are learnt afterwards (section 4.4): everything but the mask head is constant, 25 epochs with
+a drop at 15, 16 images a step.
 """
+
+import dataclasses
 
 from flax import linen as nn
 
 from jaxseg.data.transforms import detr_augmentation
+from jaxseg.losses.criterion import SetCriterion
 from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.optim import Optimizer
 from jaxseg.train.schedule import Schedule
@@ -41,4 +47,50 @@ def coco(model: nn.Module) -> Experiment:
         optimizer=OPTIMIZER,
         schedule=Schedule("step", drops=(0.8,)),
         epochs=500.0,
+    )
+
+
+def panoptic_boxes(model: nn.Module) -> Experiment:
+    """The first stage of a panoptic model: boxes of things and of stuff."""
+    boxes = coco(model)
+    data = dataclasses.replace(
+        boxes.data, train="panoptic:data/coco/train2017", val="panoptic:data/coco/val2017"
+    )
+    return dataclasses.replace(boxes, data=data)
+
+
+MASK_HEAD = "^(bbox_attention|mask_head)/"
+
+
+def masks(model: nn.Module, source: str, metric: str) -> Experiment:
+    """The second stage: the mask head alone, on the detector that `init` holds.
+
+    Args:
+      source: of the data, "coco" or "panoptic".
+    """
+    boxes = coco(model)
+    data = dataclasses.replace(
+        boxes.data,
+        train=f"{source}:data/coco/train2017",
+        val=f"{source}:data/coco/val2017",
+        batch_size=16,
+        masks=True,
+        # A slot holds a canvas; hardly any image of COCO has more segments.
+        max_targets=60,
+    )
+    return dataclasses.replace(
+        boxes,
+        data=data,
+        # Earlier layers draw no masks, and nothing else has a gradient.
+        criterion=SetCriterion(aux_loss=False),
+        optimizer=Optimizer(
+            learning_rate=1e-4,
+            weight_decay=1e-4,
+            clip_norm=0.1,
+            frozen=((MASK_HEAD, False), ("", True)),
+        ),
+        load=((MASK_HEAD, False),),
+        schedule=Schedule("step", drops=(0.6,)),
+        epochs=25.0,
+        metric=metric,
     )

@@ -19,19 +19,20 @@ from jaxseg.train.schedule import Schedule
 
 SIZE = 96
 SHAPES = f"synthetic:shapes?size={SIZE}&objects=3&classes=3"
+MODEL = {
+    "num_classes": 0,
+    "num_queries": 12,
+    "stem": 16,
+    "dilation": True,
+    "feedforward": 256,
+    "encoder_layers": 1,
+    "pre_norm": True,
+}
 
 
 def experiment() -> Experiment:
     return Experiment(
-        model=detr.tiny(
-            num_classes=0,
-            num_queries=12,
-            stem=16,
-            dilation=True,
-            feedforward=256,
-            encoder_layers=1,
-            pre_norm=True,
-        ),
+        model=detr.tiny(**MODEL),
         data=Data(
             train=f"{SHAPES}&count=8000&seed=0",
             val=f"{SHAPES}&count=200&seed=1",

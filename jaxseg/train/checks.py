@@ -5,11 +5,12 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxseg.data.classes import Classes
 from jaxseg.data.dataset import Dataset
 from jaxseg.errors import UserError
 from jaxseg.eval.coco_ap import METRICS
-from jaxseg.train.experiment import Experiment
+from jaxseg.eval.panoptic import METRICS as PANOPTIC_METRICS
+from jaxseg.predict.masks import predicts_masks
+from jaxseg.train.experiment import Data, Experiment
 
 AT_LEAST_1 = (
     "accumulate", "evaluate_every", "checkpoint_every", "keep_every", "log_every", "steps",
@@ -37,15 +38,34 @@ def check_settings(experiment: Experiment) -> None:
         raise UserError("init holds a backbone already: give init or backbone, not both")
 
 
-def check_metric(metric: str, classes: Classes) -> None:
-    """Raise `UserError` if no evaluation on a data set of these classes has the metric."""
+def check_metric(metric: str, val_set: Dataset, masks: bool) -> None:
+    """Raise `UserError` if no evaluation on a data set, of masks or not, has the metric."""
+    known, kinds = METRICS, ["AP"]
+    if masks and hasattr(val_set, "panoptic"):
+        known, kinds = METRICS + PANOPTIC_METRICS, ["AP", "PQ"]
+    elif masks:
+        known, kinds = METRICS + tuple(f"mask_{name}" for name in METRICS), ["AP", "mask_AP"]
     kind, slash, name = metric.partition("/")
     # Classes of one name are told apart by their ids.
-    known = slash and kind == "AP" and name.partition(" (id ")[0] in classes.names
-    if metric not in METRICS and not known:
+    named = slash and kind in kinds and name.partition(" (id ")[0] in val_set.classes.names
+    if metric not in known and not named:
         raise UserError(
-            f"metric is one of {', '.join(METRICS)}, or AP/CLASS with the name of a class; got "
-            f"{metric!r}: set metric"
+            f"metric is one of {', '.join(known)}, or {' or '.join(f'{k}/CLASS' for k in kinds)} "
+            f"with the name of a class; got {metric!r}: set metric"
+        )
+
+
+def check_masks(data: Data, model: nn.Module) -> None:
+    """Raise `UserError` if the model needs masks that are not loaded, or has no use for them."""
+    if predicts_masks(model) and not data.masks:
+        raise UserError(
+            "the model draws masks and is trained with them: set data.masks=true, and give data "
+            "with masks"
+        )
+    if data.masks and not predicts_masks(model):
+        raise UserError(
+            f"data.masks is true and the model ({type(model).__name__}) draws no masks: set "
+            "data.masks=false, or take a model with a mask head, such as detr.r50_instance"
         )
 
 

@@ -36,6 +36,8 @@ class Data:
       transform: augmentation.
       image: mean and deviation, and the size for evaluation and prediction.
       max_targets: slots for the objects of an image; more are left out.
+      masks: whether targets have masks, as models that draw them need; each slot then holds a
+        canvas.
       workers: processes that load images; 0 loads in the training process.
       eval_batch_size: None is one image a device.
       eval_limit: only evaluate the first so many images.
@@ -51,6 +53,7 @@ class Data:
     batch_size: int = 16
     image: ImageConfig = field(default_factory=ImageConfig)
     max_targets: int = 100
+    masks: bool = False
     workers: int = 0
     eval_batch_size: int | None = None
     eval_limit: int | None = None

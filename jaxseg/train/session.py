@@ -19,7 +19,13 @@ from jaxseg.parallel.mesh import batch_shards, loader_shard
 from jaxseg.parallel.shard import check_batch_size, param_shardings, place
 from jaxseg.params import abstract_inputs, abstract_params, count, flatten, unflatten
 from jaxseg.train import state as states
-from jaxseg.train.checks import check_buckets, check_classes, check_metric, check_settings
+from jaxseg.train.checks import (
+    check_buckets,
+    check_classes,
+    check_masks,
+    check_metric,
+    check_settings,
+)
 from jaxseg.train.experiment import Experiment
 from jaxseg.train.loop import Evaluate
 from jaxseg.train.state import TrainState
@@ -121,13 +127,15 @@ def prepare(experiment: Experiment) -> Session:
     check_batch_size(data.batch_size, mesh, experiment.accumulate)
     if data.eval_batch_size is not None and data.val is not None:
         check_batch_size(data.eval_batch_size, mesh)
-    train_set = open_dataset(data.train, numbering=data.numbering)
-    val_set = None if data.val is None else open_dataset(data.val, numbering=data.numbering)
+    options = {"numbering": data.numbering, "masks": data.masks}
+    train_set = open_dataset(data.train, **options)
+    val_set = None if data.val is None else open_dataset(data.val, **options)
     check_classes(train_set, val_set)
     if val_set is not None:
-        check_metric(experiment.metric, val_set.classes)
+        check_metric(experiment.metric, val_set, data.masks)
     classes = train_set.classes
     model, initial = resolve_model(experiment, classes)
+    check_masks(data, model)
     experiment = dataclasses.replace(experiment, model=model)
     index, processes = loader_shard(mesh)
     loader = Loader(
@@ -140,6 +148,7 @@ def prepare(experiment: Experiment) -> Session:
         process_index=index,
         process_count=processes,
         workers=data.workers,
+        masks=data.masks,
         on_error=data.on_error,
     )
     check_buckets(loader.buckets, model)

@@ -1,7 +1,7 @@
 """The model of a run and the weights it starts from."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,11 @@ def _afresh(
             "this config trains the model that `init` holds: add init=FOLDER or a Hugging Face "
             "id, for example init=facebook/detr-resnet-50"
         )
+    if experiment.load:
+        raise UserError(
+            "this config takes parts of other weights (load): add init=FOLDER, or load=() to "
+            "train all of the model from the beginning"
+        )
     model = _with_classes(experiment, classes)
     if experiment.backbone is None:
         _check_random_backbone(model)
@@ -58,7 +63,19 @@ def _from_init(experiment: Experiment, classes: Classes) -> tuple[nn.Module, dic
     model = _with_classes(experiment, classes)
     labels = classes.padded(model.num_classes)
     found = from_pretrained(experiment.init, classes=labels)
+    _check_fresh(experiment, model, found.fresh)
     return model, _taken(experiment, model, found.params)
+
+
+def _check_fresh(experiment: Experiment, model: nn.Module, fresh: Collection[str]) -> None:
+    """Refuse to keep a class head constant that starts from random weights."""
+    frozen = lookup(experiment.optimizer.frozen, flatten(abstract_params(model)), default=False)
+    if stuck := sorted(path for path in fresh if frozen.get(path)):
+        raise UserError(
+            f"{experiment.init} tells other classes apart than the data set, so {stuck[0]} would "
+            "start from random weights, and optimizer.frozen keeps it there: train a detector on "
+            "these classes first, and give it as init"
+        )
 
 
 def _taken(experiment: Experiment, model: nn.Module, params: Mapping[str, Any]):
