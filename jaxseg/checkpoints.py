@@ -176,9 +176,10 @@ def load_backbone(path: str | os.PathLike, model: nn.Module) -> dict:
     """Nested parameters for `model`'s backbone, such as ImageNet's to begin a training with.
 
     Args:
-      path: a torchvision ResNet's file, or a detector's whose backbone is taken: an official
-        file, a native folder (or the weights in it) or one of Hugging Face.
-      model: a detector with a ResNet of the same size; foreign weights have frozen batch norms.
+      path: a backbone's own file (torchvision's ResNets, Swin, plain ViTs) or Hugging Face
+        folder, or a detector's whose backbone is taken: an official file, a native folder (or
+        the weights in it) or one of Hugging Face.
+      model: a detector with a backbone of the same size; foreign ResNets have frozen batch norms.
 
     Raises:
       UserError: unreadable weights, or a report of all that does not fit.
@@ -187,7 +188,7 @@ def load_backbone(path: str | os.PathLike, model: nn.Module) -> dict:
     folder = path.parent if path.name == native.WEIGHTS else path
     if is_native(folder):
         return _native_backbone(folder, flatten(shapes))
-    from jaxseg_convert_torch.sources import load_backbone_file
+    from jaxseg_convert_torch.backbones import load_backbone_file
 
     return jax.tree.map(jnp.asarray, load_backbone_file(path, shapes))
 

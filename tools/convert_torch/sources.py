@@ -11,6 +11,7 @@ from jaxseg.native import build_model, read_json, write_folder, write_json
 from jaxseg.params import flatten
 from jaxseg.pretrained import Pretrained, Source
 from jaxseg_convert_torch import TABLES, convert, detect_table, revert
+from jaxseg_convert_torch.backbones import BACKBONES
 from jaxseg_convert_torch.files import read_checkpoint, write_state_dict
 from jaxseg_convert_torch.huggingface import read_config
 from jaxseg_convert_torch.huggingface_writer import write_config
@@ -64,7 +65,7 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
     table = detect_table(state)
     if table != "detr":
         remedy = "load it into a detector's backbone with checkpoints.load_backbone"
-        if table != "resnet":
+        if table not in BACKBONES:
             remedy = "give the folder that it lies in, with its config.json"
         raise UserError(f"{path} holds weights of the form {TABLES[table].title}; {remedy}")
     inferred = infer_detr(state, args, path.name, model, num_heads)
@@ -81,19 +82,6 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
         notes=inferred.assumptions + [ASSUMED_COCO] * coco,
         dropped=converted.dropped,
     )
-
-
-def load_backbone_file(path: Path, shapes: dict) -> dict:
-    """Nested backbone parameters from a torchvision ResNet's or a detector's official file.
-
-    Args:
-      shapes: nested shapes of the backbone's parameters.
-    """
-    state = read_checkpoint(path).tensors
-    table = detect_table(state)
-    if table == "resnet":
-        return convert(TABLES[table], state, shapes).params
-    return convert(TABLES[table], state, {"backbone": shapes}, part="backbone").params
 
 
 def write_official(pretrained: Pretrained, path: Path) -> int:

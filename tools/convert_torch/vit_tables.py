@@ -7,6 +7,7 @@ from jaxseg_convert_torch.templates import Template
 BLOCK = "blocks.{i}."
 HUGGINGFACE_BLOCK = "encoder.layer.{i}."
 PARTS = "{p:[qkv]}_proj"
+WHOLE = "vit.pyramid"
 AXES = "rel_pos_{axis:[hw]}"
 RELATIVE = r"(.*/)?attn/rel_pos_[hw]"
 RELATIVE_LAYOUT = (RELATIVE, AXIS)
@@ -119,7 +120,7 @@ TABLES = (
         layouts=vit_layouts(),
     ),
     Table(
-        "vit.pyramid",
+        WHOLE,
         "ViTDet",
         (*vit_modules("net.", "net/"), *pyramid_modules("", "pyramid/")),
         tensors=(vit_position("net.", "net/"), vit_relative("net.", "net/")),
