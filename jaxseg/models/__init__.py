@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from jaxseg.models import deformable_detr, detr, dino
+from jaxseg.models import dab_deformable_detr, dab_detr, deformable_detr, detr, dino, dn_detr
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "detr.r50": detr.r50,
@@ -23,6 +23,15 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "deformable_detr.r50": deformable_detr.r50,
     "deformable_detr.r50_refine": deformable_detr.r50_refine,
     "deformable_detr.r50_refine_two_stage": deformable_detr.r50_refine_two_stage,
+    "dab_detr.r50": dab_detr.r50,
+    "dab_detr.r50_3patterns": dab_detr.r50_3patterns,
+    "dab_detr.r50_dc5": dab_detr.r50_dc5,
+    "dab_detr.r50_dc5_3patterns": dab_detr.r50_dc5_3patterns,
+    "dab_deformable_detr.r50": dab_deformable_detr.r50,
+    "dn_detr.r50": dn_detr.r50,
+    "dn_detr.r50_dc5": dn_detr.r50_dc5,
+    "dn_detr.r50_dc5_3patterns": dn_detr.r50_dc5_3patterns,
+    "dn_detr.deformable_r50": dn_detr.deformable_r50,
     "dino.r50_4scale": dino.r50_4scale,
     "dino.r50_5scale": dino.r50_5scale,
     "dino.tiny": dino.tiny,

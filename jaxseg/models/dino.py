@@ -162,7 +162,7 @@ class Dino(nn.Module):
         if denoising is not None:
             extras |= {
                 "denoising": denoising,
-                "denoised": denoised(denoising.slots, logits, boxes),
+                "denoised": denoised(denoising.slots, logits, boxes, score_empty=True),
                 "denoised_references": references[:, :, :slots],
                 "denoised_states": decoded.states[:, :, :slots],
             }

@@ -1,5 +1,7 @@
 """Multi-head attention as in "Attention is all you need" (arXiv 1706.03762), section 3.2."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,6 +13,32 @@ from jaxseg.typing import Array, Bool, DTypeLike, Float
 # Finite, so that a row whose keys are all masked (the rows that fill up a batch) stays finite;
 # exp of it is exactly 0 beside any real score.
 MASKED = -1e30
+
+
+def attend(
+    query: Float[Array, "b q m d"],
+    key: Float[Array, "b n m d"],
+    value: Float[Array, "b n m e"],
+    *,
+    key_mask: Bool[Array, "b n"] | None = None,
+    attention_mask: Bool[Array, "b q n"] | None = None,
+    drop: Callable = lambda weights: weights,
+) -> Float[Array, "b q m*e"]:
+    """Scaled dot-product attention of m heads, joined; softmax in float32.
+
+    Args:
+      key_mask, attention_mask: True where attention may go.
+      drop: applied to the weights.
+    """
+    scores = jnp.einsum("bqmd,bnmd->bmqn", query * query.shape[-1] ** -0.5, key)
+    scores = scores.astype(jnp.float32)
+    if key_mask is not None:
+        scores = jnp.where(key_mask[:, None, None, :], scores, MASKED)
+    if attention_mask is not None:
+        scores = jnp.where(attention_mask[:, None], scores, MASKED)
+    weights = drop(jax.nn.softmax(scores).astype(value.dtype))
+    mixed = jnp.einsum("bmqn,bnme->bqme", weights, value)
+    return mixed.reshape(*mixed.shape[:2], -1)
 
 
 class MultiHeadAttention(nn.Module):
@@ -50,16 +78,14 @@ class MultiHeadAttention(nn.Module):
             y = self._dense(name, width, packed_xavier_uniform)(x)
             return y.reshape(*x.shape[:-1], self.num_heads, head_dim)
 
-        q = heads("q_proj", query) * head_dim**-0.5  # b q heads head_dim
-        k, v = heads("k_proj", key), heads("v_proj", value)
-        scores = jnp.einsum("bqhd,bnhd->bhqn", q, k).astype(jnp.float32)
-        if key_mask is not None:
-            scores = jnp.where(key_mask[:, None, None, :], scores, MASKED)
-        if attention_mask is not None:
-            scores = jnp.where(attention_mask[:, None], scores, MASKED)
-        weights = jax.nn.softmax(scores).astype(self.dtype)
-        weights = Dropout(self.dropout)(weights, train=train)
-        mixed = jnp.einsum("bhqn,bnhd->bqhd", weights, v).reshape(query.shape)
+        mixed = attend(
+            heads("q_proj", query),
+            heads("k_proj", key),
+            heads("v_proj", value),
+            key_mask=key_mask,
+            attention_mask=attention_mask,
+            drop=lambda weights: Dropout(self.dropout)(weights, train=train),
+        )
         return self._dense("out_proj", width, xavier_uniform)(mixed)
 
     def _dense(self, name, features, kernel_init):

@@ -132,6 +132,17 @@ def zero_padding(x: Float[Array, "b h w c"], mask: Bool[Array, "b h w"] | None):
     return x if mask is None else jnp.where(mask[..., None], x, 0)
 
 
+class PReLU(nn.Module):
+    """A rectifier with one learnt slope for negative numbers (arXiv 1502.01852), from 0.25."""
+
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*b"]) -> Float[Array, "*b"]:
+        slope = self.param("scale", nn.initializers.constant(0.25), (1,), self.param_dtype)
+        return jnp.where(x > 0, x, x * slope.astype(x.dtype))
+
+
 def layer_norm(
     name: str | None = None,
     *,

@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from jaxseg.errors import UserError
 from jaxseg_convert_torch import (
+    dab_tables,
     deformable_tables,
     detr_tables,
     dino_tables,
@@ -47,6 +48,7 @@ TABLES: dict[str, Table] = {
         detr_tables,
         deformable_tables,
         dino_tables,
+        dab_tables,
     )
     for table in tables.TABLES
 }

@@ -47,9 +47,7 @@ def _shared_heads(state: Mapping[str, Any]) -> dict[str, str]:
 def _own_heads(state: Mapping[str, Any]) -> dict[str, str]:
     """Each layer's heads are listed again under the decoder."""
     return {
-        f"transformer.decoder.{key}": key
-        for key in state
-        if re.match(r"(class|bbox)_embed\.", key)
+        f"transformer.decoder.{key}": key for key in state if re.match(r"(class|bbox)_embed\.", key)
     }
 
 
@@ -64,9 +62,7 @@ TABLES = (
             rename("class_embed.0", "class_embed"),
             rename("bbox_embed.0.layers.{n}", "bbox_embed/layer_{n}"),
         ),
-        aliases=(
-            (r"(?:transformer\.decoder\.)?(class|bbox)_embed\.\d+\.(.*)", r"\1_embed.0.\2"),
-        ),
+        aliases=((r"(?:transformer\.decoder\.)?(class|bbox)_embed\.\d+\.(.*)", r"\1_embed.0.\2"),),
         repeats=_shared_heads,
         **COMMON,
     ),

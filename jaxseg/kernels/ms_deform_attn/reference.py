@@ -23,7 +23,9 @@ def reference(
         size = jnp.array([width, height], jnp.float32)
         place = locations[:, :, :, level].astype(jnp.float32) * size - 0.5
         place = place.swapaxes(1, 2)  # b m q p 2
-        low = jnp.floor(lax.stop_gradient(place))
+        # Held fast: computed twice, with other roundings, a corner and the share of the way from
+        # it could be those of two neighbouring cells.
+        low = lax.optimization_barrier(jnp.floor(lax.stop_gradient(place)))
         share = place - low
         corner = low.astype(jnp.int32)
         weight = weights[:, :, :, level].astype(jnp.float32).swapaxes(1, 2)

@@ -190,15 +190,23 @@ def attention_mask(slots: Slots, num_queries: int) -> Bool[Array, "b s+q s+q"]:
 
 
 def denoised(
-    slots: Slots, logits: Float[Array, "l b _q k"], boxes: Float[Array, "l b _q 4"]
+    slots: Slots,
+    logits: Float[Array, "l b _q k"],
+    boxes: Float[Array, "l b _q 4"],
+    *,
+    score_empty: bool,
 ) -> Denoised:
-    """The denoising part of all queries' predictions, for the criterion."""
+    """The denoising part of all queries' predictions, for the criterion.
+
+    Args:
+      score_empty: slots without a target stand in the class loss as background.
+    """
     count = slots.group.shape[1]
     return Denoised(
         logits=logits[:, :, :count],
         boxes=boxes[:, :, :count],
         target=slots.target,
         positive=slots.positive,
-        scored=slots.used,
+        scored=slots.used if score_empty else slots.real,
         groups=slots.groups,
     )

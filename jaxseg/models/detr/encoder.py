@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxseg.nn.attention import MultiHeadAttention
 from jaxseg.nn.dropout import Dropout
 from jaxseg.nn.initializers import torch_bias, xavier_uniform
-from jaxseg.nn.layers import layer_norm
+from jaxseg.nn.layers import Mlp, layer_norm
 from jaxseg.typing import Array, Bool, DTypeLike, Float
 
 # What a stack hands on to each of its layers.
@@ -32,7 +32,10 @@ def feed_forward(layer: nn.Module, x: Float[Array, "b n d"], train: bool) -> Flo
         "param_dtype": layer.param_dtype,
     }
     x = nn.Dense(layer.feedforward, bias_init=torch_bias(width), name="linear1", **options)(x)
-    x = Dropout(layer.dropout)(layer.activation(x), train=train)
+    activation = layer.activation
+    if isinstance(activation, type):  # one with parameters
+        activation = activation(param_dtype=layer.param_dtype, name="activation")
+    x = Dropout(layer.dropout)(activation(x), train=train)
     bias_init = torch_bias(layer.feedforward)
     return nn.Dense(width, bias_init=bias_init, name="linear2", **options)(x)
 
@@ -77,7 +80,12 @@ def residual(layer: nn.Module, x, branch: Callable, norm_name: str, train: bool)
 
 
 class Encoder(nn.Module):
-    """A stack of `EncoderLayer`; the position embedding is added again in every layer."""
+    """A stack of `EncoderLayer`; the position embedding is added again in every layer.
+
+    Attributes:
+      scale_position: multiply positions by what `query_scale`, one for all layers, makes of each
+        layer's input (DAB-DETR, arXiv 2201.12329, its code).
+    """
 
     num_layers: int = 6
     num_heads: int = 8
@@ -85,6 +93,7 @@ class Encoder(nn.Module):
     dropout: float = 0.1
     activation: Callable = nn.relu
     pre_norm: bool = False
+    scale_position: bool = False
     remat: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -99,8 +108,12 @@ class Encoder(nn.Module):
     ) -> Float[Array, "b n d"]:
         layer = nn.remat(EncoderLayer, static_argnums=(4,)) if self.remat else EncoderLayer
         fields = {f: getattr(self, f) for f in LAYER_FIELDS}
+        if self.scale_position:
+            width, dtypes = x.shape[-1], (self.dtype, self.param_dtype)
+            query_scale = Mlp((width, width), *dtypes, xavier_uniform, name="query_scale")
         for i in range(self.num_layers):
-            x = layer(**fields, name=f"layer_{i}")(x, position, mask, train)
+            placed = position * query_scale(x) if self.scale_position else position
+            x = layer(**fields, name=f"layer_{i}")(x, placed, mask, train)
         if self.pre_norm:
             x = layer_norm("norm", dtype=self.dtype, param_dtype=self.param_dtype)(x)
         return x

@@ -1,0 +1,1 @@
+"""Configs of DINO; `_recipe` holds what the paper's models share."""

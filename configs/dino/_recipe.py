@@ -1,0 +1,55 @@
+"""DINO's published training on COCO (arXiv 2203.03605, section 4.1 and appendix D).
+
+16 images a step, AdamW at 1e-4 and 1e-5 for the backbone, decay 1e-4 on everything, clipping at
+0.1; 12 epochs with a drop by ten after 11, 24 after 20, 36 after 30. Stem and first stage of a
+ResNet stay as ImageNet left them, and so does all batch normalisation.
+"""
+
+from flax import linen as nn
+
+from jaxseg.data.transforms import detr_augmentation
+from jaxseg.losses.criterion import FirstStage, FocalClasses, SetCriterion
+from jaxseg.train.experiment import Data, Experiment
+from jaxseg.train.optim import Optimizer
+from jaxseg.train.schedule import Schedule
+
+# Canvases (h, w): the augmented image has a short side of 480 to 800, a long one up to 1333.
+LANDSCAPE = ((576, 768), (640, 896), (768, 1024), (832, 1088), (832, 1344))
+BUCKETS = tuple(sorted({*LANDSCAPE, *((w, h) for h, w in LANDSCAPE), (832, 832)}))
+# With five scales canvases are multiples of 64 too: the coarsest stride is the same.
+
+CRITERION = SetCriterion(
+    classes=FocalClasses(),
+    cost_class=2.0,
+    giou_epsilon=1e-6,
+    first_stage=FirstStage("interm"),
+    denoising=True,
+)
+OPTIMIZER = Optimizer(
+    learning_rate=1e-4,
+    weight_decay=1e-4,
+    clip_norm=0.1,
+    learning_rates=(("^backbone/", 0.1),),
+    frozen=(("^backbone/(conv1|layer1_)", True),),
+)
+EPOCHS = {12: 11, 24: 20, 36: 30}
+
+
+def coco(model: nn.Module, epochs: int = 12, optimizer: Optimizer = OPTIMIZER) -> Experiment:
+    """The recipe for one of the paper's models; 12, 24 or 36 epochs."""
+    return Experiment(
+        model=model,
+        data=Data(
+            train="coco:data/coco/train2017",
+            val="coco:data/coco/val2017",
+            numbering="raw",
+            batch_size=16,
+            buckets=BUCKETS,
+            transform=detr_augmentation(),
+            workers=8,
+        ),
+        criterion=CRITERION,
+        optimizer=optimizer,
+        schedule=Schedule("step", drops=(EPOCHS[epochs] / epochs,)),
+        epochs=float(epochs),
+    )
