@@ -27,7 +27,10 @@ from jaxseg.probe import record_probe
 
 logger = logging.getLogger(__name__)
 
-ASSUMED_COCO = "COCO's class names (91 labels, as in the published weights)"
+ASSUMED_COCO = {
+    91: "COCO's class names (91 labels, as in the published weights)",
+    250: "COCO's names of things and stuff (250 labels, as in the published panoptic weights)",
+}
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 

@@ -81,7 +81,7 @@ def _open(args) -> Source:
         return source
     model = build_model(source.name, source.kwargs, args.source)
     classes = read_names(args.classes, model.num_classes)
-    notes = [note for note in source.notes if note != ASSUMED_COCO]
+    notes = [note for note in source.notes if note not in ASSUMED_COCO.values()]
     return dataclasses.replace(source, classes=classes, notes=notes)
 
 

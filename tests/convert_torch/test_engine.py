@@ -158,7 +158,6 @@ def test_aliases_are_checked_dropped_and_rebuilt():
     [
         ("transformer.decoder.layers.0.ca_qpos_proj.weight", "Conditional DETR"),
         ("model.decoder.layers.0.ca_qpos_proj.weight", "Conditional DETR"),
-        ("detr.mask_head.lay1.weight", "DETR with masks"),
         ("transformer.level_embed", "deformable attention"),
         ("stages.0.0.dwconv.weight", "no conversion table knows these weights"),
     ],

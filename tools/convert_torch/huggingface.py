@@ -4,11 +4,12 @@ A value that would change the model and that the builders cannot reproduce is an
 its field. Fields that only training or bookkeeping reads are listed below; any other is noted.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from jaxseg.backbones.resnet import SIZES
-from jaxseg.data.classes import COCO_91, HOLE, Classes
+from jaxseg.data.classes import COCO_91, COCO_PANOPTIC, HOLE, Classes
 from jaxseg.errors import UserError
 from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
 
@@ -56,7 +57,7 @@ BOOKKEEPING = {
     *("chunk_size_feed_forward", "hidden_size", "num_hidden_layers", "num_attention_heads"),
     *("torchscript", "finetuning_task", "_attn_implementation_autoset", "license", "use_cache"),
     *("gradient_checkpointing", "auto_map", "output_scores", "use_return_dict", "use_bfloat16"),
-    *("_attn_implementation", "_commit_hash", "tokenizer_class", "category_ids"),
+    *("_attn_implementation", "_commit_hash", "tokenizer_class", "category_ids", "stuff"),
 }
 # Sizes; 0 layers are a model, 0 of the others none.
 COUNTS = ("d_model", "encoder_attention_heads", "encoder_ffn_dim", "num_queries")
@@ -75,12 +76,23 @@ RESNET = {
     "downsample_in_first_stage": False,
     "downsample_in_bottleneck": False,
 }
-NAMES = {
+# Builders of the published sizes: of boxes, of masks of things and stuff, of masks of things.
+BOXES = {
     (50, False): "detr.r50",
     (50, True): "detr.r50_dc5",
     (101, False): "detr.r101",
     (101, True): "detr.r101_dc5",
 }
+PANOPTIC = {
+    (50, False): "detr.r50_panoptic",
+    (50, True): "detr.r50_dc5_panoptic",
+    (101, False): "detr.r101_panoptic",
+}
+INSTANCE = {(50, False): "detr.r50_instance", (101, False): "detr.r101_instance"}
+# The field that says what a model is for -> whether it draws masks.
+ARCHITECTURES = {"DetrForObjectDetection": False, "DetrForSegmentation": True}
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+PLACEHOLDER = re.compile(r"LABEL_\d+")
 
 
 class Described(NamedTuple):
@@ -93,7 +105,7 @@ class Described(NamedTuple):
 
 
 def read_config(config: Mapping[str, Any]) -> Described:
-    """What a `DetrForObjectDetection` config says of its model.
+    """What a config of `DetrForObjectDetection` or `DetrForSegmentation` says of its model.
 
     A null stands for what transformers assumes, as it does there.
 
@@ -109,20 +121,22 @@ def read_config(config: Mapping[str, Any]) -> Described:
             "and is not loaded as DETR"
         )
     architectures = config.get("architectures", ["DetrForObjectDetection"])
-    _require("architectures", architectures, [["DetrForObjectDetection"]])
+    _require("architectures", architectures, [[name] for name in ARCHITECTURES])
+    masks = ARCHITECTURES[architectures[0]]
     for name, allowed in FIXED.items():
         _require(name, config.get(name, allowed[0]), allowed)
     for name in COUNTS:
         _require_count(name, config.get(name, RENAMED[name][1]))
     kwargs = {ours: config.get(name, value) for name, (ours, value) in RENAMED.items()}
-    _require("activation_function", kwargs["activation"], ACTIVATIONS)
+    # The mask head's own activation is ReLU, or in newer versions of transformers this one.
+    _require("activation_function", kwargs["activation"], ["relu"] if masks else ACTIVATIONS)
     _require("position_embedding_type", kwargs["position"], POSITIONS)
     heads, feedforward = kwargs["num_heads"], kwargs["feedforward"]
     _require("decoder_attention_heads", config.get("decoder_attention_heads", 8), [heads])
     _require("decoder_ffn_dim", config.get("decoder_ffn_dim", 2048), [feedforward])
-    depth, dilation, stem = _read_backbone(config)
+    depth, dilation, stem = _read_backbone(config, masks)
     classes, notes = read_classes(config)
-    name, size = name_builder(depth, dilation)
+    name, size = name_builder(depth, dilation, masks, len(classes))
     if stem != RESNET["embedding_size"]:
         size["stem"] = stem
     kwargs = {**size, **kwargs, "num_classes": len(classes)}
@@ -136,11 +150,18 @@ def _note_unknown(config) -> list[str]:
     return [f"{what}: {', '.join(unknown)}"] if unknown else []
 
 
-def name_builder(depth: int, dilation: bool) -> tuple[str, dict[str, Any]]:
+def name_builder(
+    depth: int, dilation: bool, masks: bool = False, num_classes: int = 91
+) -> tuple[str, dict[str, Any]]:
     """The builder of a published size, or R50's with the arguments that change its size."""
-    if (depth, dilation) in NAMES:
-        return NAMES[depth, dilation], {}
-    return NAMES[50, dilation], {"depth": depth}
+    names = BOXES
+    if masks:
+        names = PANOPTIC if num_classes == len(COCO_PANOPTIC) else INSTANCE
+    if (depth, dilation) in names:
+        return names[depth, dilation], {}
+    if (50, dilation) in names:
+        return names[50, dilation], {"depth": depth}
+    return names[50, False], {"depth": depth, "dilation": dilation}
 
 
 def read_classes(config: Mapping[str, Any]) -> tuple[Classes, list[str]]:
@@ -163,11 +184,29 @@ def read_classes(config: Mapping[str, Any]) -> tuple[Classes, list[str]]:
         )
     names = tuple(by_label[label] for label in range(len(by_label)))
     if "category_ids" in config:
-        return Classes(names, _read_ids(config["category_ids"], len(names))), []
+        ids = _read_ids(config["category_ids"], len(names))
+        return Classes(names, ids, _read_stuff(config.get("stuff", []), len(names))), []
+    if _is_coco_panoptic(names):
+        return COCO_PANOPTIC, []
     ids = tuple(None if name == HOLE else label for label, name in enumerate(names))
     known = Classes(names, ids) == COCO_91
     notes = [] if known else ["that labels are category ids (config.json does not tell)"]
     return Classes(names, ids), notes
+
+
+def _is_coco_panoptic(names: tuple[str, ...]) -> bool:
+    """Whether names are COCO's things and stuff; published files leave some of them out."""
+    known = zip(names, COCO_PANOPTIC.names, strict=False)
+    fitting = all(a in (b, HOLE) or PLACEHOLDER.fullmatch(a) for a, b in known)
+    return len(names) == len(COCO_PANOPTIC) and fitting and "person" in names
+
+
+def _read_stuff(stuff, count: int) -> list[int]:
+    if not isinstance(stuff, list) or not all(type(x) is int and 0 <= x < count for x in stuff):
+        raise UserError(
+            f"config.json: stuff must list labels from 0 to {count - 1}; got {str(stuff)[:80]}"
+        )
+    return stuff
 
 
 def _read_ids(ids, count: int) -> tuple[int | None, ...]:
@@ -180,7 +219,7 @@ def _read_ids(ids, count: int) -> tuple[int | None, ...]:
     return tuple(ids)
 
 
-def _read_backbone(config) -> tuple[int, bool, int]:
+def _read_backbone(config, masks: bool) -> tuple[int, bool, int]:
     """Depth, dilation and the channels of the stem."""
     inner = config.get("backbone_config") or {}
     if not isinstance(inner, Mapping):
@@ -189,7 +228,7 @@ def _read_backbone(config) -> tuple[int, bool, int]:
         not inner and config.get("use_timm_backbone", True)
     )
     if timm:
-        return *_read_timm(config, inner), RESNET["embedding_size"]
+        return *_read_timm(config, inner, masks), RESNET["embedding_size"]
     _require("backbone_config.model_type", inner.get("model_type", "resnet"), ["resnet"])
     # transformers itself dilates timm's backbones only.
     _require("dilation with its own ResNet", config.get("dilation", False), [False])
@@ -199,9 +238,11 @@ def _read_backbone(config) -> tuple[int, bool, int]:
             raise UserError(f"config.json: backbone_config.{name} must be a list of numbers")
     for name in sorted(set(RESNET) - {"embedding_size", "hidden_sizes", "depths", "layer_type"}):
         _require(f"backbone_config.{name}", found[name], [RESNET[name]])
-    # DETR takes the last of the features.
+    # DETR takes the last of the features, its mask head the others.
     features = inner.get("out_features") or ["stage4"]
     _require("the last of backbone_config.out_features", features[-1], ["stage4"])
+    if masks:
+        _require("backbone_config.out_features", features, [STAGES])
     stem = found["embedding_size"]
     _require_count("backbone_config.embedding_size", stem)
     for depth, (depths, bottleneck) in SIZES.items():
@@ -219,12 +260,14 @@ def hidden_sizes(stem: int, bottleneck: bool) -> list[int]:
     return [stem * (4 if bottleneck else 1) * 2**stage for stage in range(4)]
 
 
-def _read_timm(config, inner) -> tuple[int, bool]:
+def _read_timm(config, inner, masks: bool) -> tuple[int, bool]:
     name = (inner.get("backbone") or config.get("backbone") or "resnet50").split(".")[0]
     _require("backbone", name, [f"resnet{depth}" for depth in SIZES])
     options = {**(config.get("backbone_kwargs") or {}), **inner}
-    indices = options.get("out_indices") or [4]
+    indices = list(options.get("out_indices") or [1, 2, 3, 4])
     _require("backbone_config.out_indices", indices[-1], [4, -1])
+    if masks:
+        _require("backbone_config.out_indices", indices, [[1, 2, 3, 4]])
     stride = options.get("output_stride") or (16 if config.get("dilation") else 32)
     _require("backbone_config.output_stride", stride, [16, 32])
     return int(name.removeprefix("resnet")), stride == 16

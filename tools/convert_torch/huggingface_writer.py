@@ -8,8 +8,9 @@ from flax import linen as nn
 from jaxseg.backbones.resnet import SIZES, FrozenBatchNorm
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
+from jaxseg.models.detr import DetrSegmentation
 from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
-from jaxseg_convert_torch.huggingface import RESNET, hidden_sizes
+from jaxseg_convert_torch.huggingface import ARCHITECTURES, RESNET, STAGES, hidden_sizes
 
 
 def write_config(model: nn.Module, classes: Classes, table: str) -> dict[str, Any]:
@@ -27,9 +28,13 @@ def write_config(model: nn.Module, classes: Classes, table: str) -> dict[str, An
         if backbone.norm is not FrozenBatchNorm:
             what = "group normalisation in its ResNet, nor has the official one: keep it native"
         raise UserError(f"transformers' DETR has no {what}")
+    masks = isinstance(model, DetrSegmentation)
+    if masks and encoder.activation is not ACTIVATIONS["relu"]:
+        raise UserError("transformers' mask head has the transformer's activation, ours ReLU")
+    architecture = next(name for name, drawn in ARCHITECTURES.items() if drawn == masks)
     id2label = {str(label): name for label, name in enumerate(classes.names)}
     return {
-        "architectures": ["DetrForObjectDetection"],
+        "architectures": [architecture],
         "model_type": "detr",
         "d_model": model.width,
         "encoder_layers": encoder.num_layers,
@@ -45,7 +50,8 @@ def write_config(model: nn.Module, classes: Classes, table: str) -> dict[str, An
         "id2label": id2label,
         "label2id": {name: int(label) for label, name in id2label.items()},
         "category_ids": list(classes.category_ids),
-        **_write_backbone(backbone, table),
+        **({"stuff": sorted(classes.stuff)} if classes.stuff else {}),
+        **_write_backbone(backbone, table, masks),
     }
 
 
@@ -53,11 +59,11 @@ def _name_of(value, table: Mapping[str, Any]) -> str:
     return next(name for name, known in table.items() if known is value)
 
 
-def _write_backbone(backbone, table) -> dict[str, Any]:
+def _write_backbone(backbone, table, masks: bool) -> dict[str, Any]:
     depth = next(
         d for d, size in SIZES.items() if size == (tuple(backbone.depths), backbone.bottleneck)
     )
-    if table == "detr.huggingface":
+    if not table.startswith("detr.huggingface_resnet"):
         if backbone.width != RESNET["embedding_size"]:
             raise UserError(
                 f"transformers takes dilated ResNets from timm, which has none with a stem of "
@@ -80,6 +86,6 @@ def _write_backbone(backbone, table) -> dict[str, Any]:
             "embedding_size": backbone.width,
             "hidden_sizes": hidden_sizes(backbone.width, backbone.bottleneck),
             "layer_type": "bottleneck" if backbone.bottleneck else "basic",
-            "out_features": ["stage4"],
+            "out_features": STAGES if masks else STAGES[-1:],
         },
     }

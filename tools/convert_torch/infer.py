@@ -1,7 +1,8 @@
 """What an official DETR checkpoint says of its model, and what has to be assumed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,7 +43,10 @@ def infer_detr(
     Raises:
       UserError: no DETR, or a model that the file contradicts.
     """
+    masks = "mask_head.lay1.weight" in state
     try:
+        heads = _mask_heads(state) if masks else {}
+        state = {key.removeprefix("detr."): value for key, value in state.items()}
         kwargs, depth = _sizes(state), _depth(state)
     except KeyError as error:
         raise UserError(f"{file_name} lacks {error}, which every DETR checkpoint has") from None
@@ -50,6 +54,11 @@ def infer_detr(
         raise UserError(f"{file_name} has tensors of another rank than DETR's") from None
     said = {ours: args[name] for name, ours in ARGUMENTS.items() if name in args}
     said |= {} if num_heads is None else {"num_heads": num_heads}
+    if heads and said.setdefault("num_heads", heads["num_heads"]) != heads["num_heads"]:
+        raise UserError(
+            f"{file_name} has a mask head for {heads['num_heads']} attention heads; "
+            f"num_heads={said['num_heads']} was said: leave it out"
+        )
     assumptions = []
     dilation = said.pop("dilation", None)
     if model is None and dilation is None:
@@ -58,13 +67,22 @@ def infer_detr(
         assumptions.append(
             f"dilation={dilation} ({how}; name the model, such as detr.r50_dc5, to change it)"
         )
-    name, size = _choose(file_name, model, depth, dilation)
+    builder = partial(name_builder, masks=masks, num_classes=kwargs["num_classes"])
+    name, size = _choose(file_name, model, depth, dilation, builder)
     if "num_heads" not in said and kwargs["width"] != 256:
         assumptions.append("num_heads=8 (its shapes cannot tell)")
     return Inferred(name, size | kwargs | said, assumptions)
 
 
-def _choose(file_name, model, depth: int, dilation: bool | None) -> tuple[str, dict[str, Any]]:
+def _mask_heads(state) -> dict[str, int]:
+    """The number of heads, which the mask head's first layer takes beside the width."""
+    width = state["detr.query_embed.weight"].shape[1]
+    return {"num_heads": state["mask_head.lay1.weight"].shape[1] - width}
+
+
+def _choose(
+    file_name, model, depth: int, dilation: bool | None, name_builder: Callable
+) -> tuple[str, dict[str, Any]]:
     """The builder and its size, of which the file knows the depth and maybe the dilation."""
     possible = (False, True) if dilation is None else (bool(dilation),)
     fitting = dict(name_builder(depth, dilated) for dilated in possible)

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from jaxseg.backbones.resnet import FrozenBatchNorm
 from jaxseg.checkpoints import ASSUMED_COCO
-from jaxseg.data.classes import COCO_91
+from jaxseg.data.classes import COCO_91, COCO_PANOPTIC
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS
+from jaxseg.models.detr import DetrSegmentation
 from jaxseg.native import build_model, read_json, write_folder, write_json
 from jaxseg.params import flatten
 from jaxseg.pretrained import Pretrained, Source
@@ -17,6 +18,11 @@ from jaxseg_convert_torch.huggingface import read_config
 from jaxseg_convert_torch.huggingface_writer import write_config
 from jaxseg_convert_torch.infer import infer_detr
 from jaxseg_convert_torch.preprocessor import read_preprocessor, write_preprocessor
+
+# Whether masks are drawn -> the table of official files.
+OFFICIAL = {False: "detr", True: "detr.segmentation"}
+# What the labels of published weights stand for, by their number.
+COCO = {len(classes): classes for classes in (COCO_91, COCO_PANOPTIC)}
 
 
 def open_foreign(path: Path, model: str | None = None, num_heads: int | None = None) -> Source:
@@ -63,7 +69,7 @@ def _open_huggingface(folder: Path) -> Source:
 def _open_official(path: Path, model: str | None, num_heads: int | None) -> Source:
     state, args = read_checkpoint(path)
     table = detect_table(state)
-    if table != "detr":
+    if table not in OFFICIAL.values():
         remedy = "load it into a detector's backbone with checkpoints.load_backbone"
         if table not in BACKBONES:
             remedy = "give the folder that it lies in, with its config.json"
@@ -72,14 +78,14 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
     converted = convert(
         TABLES[table], state, build_model(inferred.name, inferred.kwargs, str(path))
     )
-    coco = inferred.kwargs["num_classes"] == len(COCO_91)
+    labels = inferred.kwargs["num_classes"]
     return Source(
         flatten(converted.params),
         inferred.name,
         inferred.kwargs,
-        COCO_91 if coco else None,
+        COCO.get(labels),
         origin=converted.origin,
-        notes=inferred.assumptions + [ASSUMED_COCO] * coco,
+        notes=inferred.assumptions + [ASSUMED_COCO[n] for n in COCO if n == labels],
         dropped=converted.dropped,
     )
 
@@ -95,14 +101,16 @@ def write_official(pretrained: Pretrained, path: Path) -> int:
             "the official DETR has frozen batch normalisation in its ResNet, this model group "
             "normalisation, whose weights would be taken for the other's; keep it native"
         )
-    origin = pretrained.origin if _form(pretrained) == "detr" else None
-    state = revert(TABLES["detr"], pretrained.params, origin)
+    form = OFFICIAL[isinstance(pretrained.model, DetrSegmentation)]
+    origin = pretrained.origin if _form(pretrained) == form else None
+    state = revert(TABLES[form], pretrained.params, origin)
     write_state_dict(state, path)
     return len(state)
 
 
 def write_huggingface(pretrained: Pretrained, folder: Path) -> int:
-    """Write a folder that transformers' `DetrForObjectDetection` loads; returns the tensors.
+    """Write a folder that transformers loads, as `DetrForObjectDetection` or, with masks, as
+    `DetrForSegmentation`; returns the number of tensors.
 
     Raises:
       UserError: no class names, a part that transformers' DETR lacks, or a folder with files.
@@ -112,11 +120,12 @@ def write_huggingface(pretrained: Pretrained, folder: Path) -> int:
             "Hugging Face's form needs class names, which these weights do not have; give them "
             "with --classes (classes= in Python)"
         )
+    masks = ".segmentation" if isinstance(pretrained.model, DetrSegmentation) else ""
     form = _form(pretrained)
-    if form not in ("detr.huggingface", "detr.huggingface_resnet"):
+    if form not in (f"detr.huggingface{masks}", f"detr.huggingface_resnet{masks}"):
         # Without dilation its own ResNet will do, and timm is not needed to load it.
-        dilated = pretrained.model.backbone.dilation
-        form = "detr.huggingface" if dilated else "detr.huggingface_resnet"
+        own = "" if pretrained.model.backbone.dilation else "_resnet"
+        form = f"detr.huggingface{own}{masks}"
     config = write_config(pretrained.model, pretrained.classes, form)
     origin = pretrained.origin if form == _form(pretrained) else None
     state = revert(TABLES[form], pretrained.params, origin)
