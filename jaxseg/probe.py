@@ -29,6 +29,7 @@ BLOCK_TOLERANCE = 5e-5
 NORM_TOLERANCE = 3e-6
 SAMPLES = 8
 QUIET = 1e-3  # amplitude of what normalisation layers get by themselves
+HOW = ("dtype", "param_dtype", "remat", "queries_at_once")  # how a model computes, not what
 DEPTH = 2  # modules down to "encoder/layer_0"; what lies deeper belongs to its block
 
 
@@ -61,7 +62,7 @@ def record_probe(
       image: an `ImageConfig`, for mean and standard deviation.
       precision: of matmuls; "default" shows what this chip does if not told otherwise.
     """
-    plain = {k: v for k, v in kwargs.items() if k not in ("dtype", "param_dtype", "remat")}
+    plain = {k: v for k, v in kwargs.items() if k not in HOW}
     model = native.build_model(name, plain, "probe")
     with jax.default_matmul_precision(precision):
         blocks = run_probe(model, params, image)
@@ -77,7 +78,8 @@ def run_probe(model: nn.Module, params: Mapping, image: Any) -> list[dict[str, A
         output, state = model.apply(
             {"params": params}, images, mutable=["intermediates"], capture_intermediates=trace.keep
         )
-        return state["intermediates"], {"logits": output.logits, "boxes": output.boxes}
+        outputs = {"logits": output.logits, "boxes": output.boxes, **_masks(output)}
+        return state["intermediates"], outputs
 
     captured, outputs = jax.device_get(forward(params, probe_images(model, image)))
     alone = _run_norms(trace.norms, params)
@@ -90,6 +92,10 @@ def run_probe(model: nn.Module, params: Mapping, image: Any) -> list[dict[str, A
             leaves = jax.tree.leaves(_at(captured, path)["__call__"][call])
             blocks += [digest(name, x) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
     return blocks + [digest(f"output {name}", x) for name, x in outputs.items()]
+
+
+def _masks(output) -> dict[str, jax.Array]:
+    return {name: x for name, x in output.extras.items() if name == "masks"}
 
 
 class _Trace:

@@ -22,7 +22,7 @@ from jaxseg.typing import Array, Bool, DTypeLike, Float
 # Kaiming-uniform with torch's a = 1: the bound is sqrt(3 / fan_in).
 kaiming_uniform = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
 
-Mask = Bool[Array, "b h w"] | None
+Mask = Bool[Array, "b _h _w"] | None
 
 
 class AttentionMaps(nn.Module):
@@ -173,5 +173,5 @@ def _upsample(x: Float[Array, "m h w c"], size: Sequence[int]) -> Float[Array, "
     return jnp.moveaxis(resize_nearest(jnp.moveaxis(x, -1, 1), tuple(size)), 1, -1)
 
 
-def _repeat(mask: Mask, times: int) -> Bool[Array, "m h w"] | None:
+def _repeat(mask: Mask, times: int) -> Bool[Array, "m _h _w"] | None:
     return None if mask is None else jnp.repeat(mask, times, 0)
