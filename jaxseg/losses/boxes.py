@@ -6,8 +6,8 @@ from jaxseg.ops.boxes import cxcywh_to_xyxy, generalized_iou
 from jaxseg.typing import Array, Float
 
 
-def l1(boxes: Float[Array, "*#b 4"], targets: Float[Array, "*#b 4"]) -> Float[Array, "*#b"]:
-    """Sum of the absolute differences of the four coordinates."""
+def l1(boxes: Float[Array, "*#b c"], targets: Float[Array, "*#b c"]) -> Float[Array, "*#b"]:
+    """Sum of the absolute differences of the coordinates."""
     return jnp.abs(boxes - targets).sum(-1)
 
 

@@ -15,6 +15,8 @@ def nms(
     Greedy, by falling score; of equal scores the first comes first. A score of minus infinity
     (a slot that holds nothing) neither stays nor suppresses.
     """
+    if not len(boxes):
+        return jnp.zeros(0, bool)
     order = jnp.argsort(-scores, stable=True)
     ordered, real = boxes[order], jnp.isfinite(scores[order])
     overlaps = iou(ordered[:, None], ordered[None]) > threshold

@@ -174,7 +174,7 @@ def _slot_boxes(slots: Slots, targets: Targets):
     return jnp.take_along_axis(boxes, slots.target[..., None], 1)
 
 
-def attention_mask(slots: Slots, num_queries: int) -> Bool[Array, "b s+q s+q"]:
+def attention_mask(slots: Slots, num_queries: int) -> Bool[Array, "b n n"]:
     """Who may see whom: denoising slots come first, then the matching queries.
 
     Matching queries see each other alone; a slot sees its group and all matching queries.

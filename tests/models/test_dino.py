@@ -1,0 +1,243 @@
+"""Promises of the detectors with anchors: DINO, DAB-DETR, DN-DETR and their deformable forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxseg.losses.criterion import FirstStage, FocalClasses, SetCriterion
+from jaxseg.models import build
+from jaxseg.models.dab_deformable_detr import dab_deformable_detr
+from jaxseg.models.dab_detr import dab_detr
+from jaxseg.models.deformable_detr import deformable_detr
+from jaxseg.models.dino import dino
+from jaxseg.params import abstract_params, flatten
+from jaxseg.structures import Images, Targets
+from tests import weights
+from tests.models.test_detr import images, noise
+from tests.train.small import quick_jit
+
+SMALL = {
+    "depth": 18, "stem": 8, "width": 32, "num_heads": 4, "feedforward": 32, "encoder_layers": 1,
+    "decoder_layers": 2, "num_queries": 12, "num_classes": 4,
+}  # fmt: skip
+BUILDERS = {
+    "deformable": functools.partial(deformable_detr, dropout=0.0),
+    "refine": functools.partial(deformable_detr, dropout=0.0, refine=True),
+    "two_stage": functools.partial(deformable_detr, dropout=0.0, refine=True, two_stage=True),
+    "dab": dab_detr,
+    "dab_patterns": functools.partial(dab_detr, num_patterns=2),
+    "dab_deformable": dab_deformable_detr,
+    "dn": functools.partial(dab_detr, denoising=True),
+    "dn_deformable": functools.partial(dab_deformable_detr, denoising=True),
+    "dino": functools.partial(dino, dn_number=50),
+    "dino_5scale": functools.partial(dino, dn_number=50, num_levels=5),
+    "dino_pure": functools.partial(dino, dn_number=50, selection="pure"),
+    "dino_static": functools.partial(dino, dn_number=0, selection="static"),
+    "dino_unshared": functools.partial(dino, dn_number=50, shared_heads=False),
+}
+DENOISING = ("dn", "dn_deformable", "dino")
+CRITERION = SetCriterion(
+    classes=FocalClasses(), giou_epsilon=1e-6, first_stage=FirstStage("interm"), denoising=True
+)
+# All parameters without normalisation statistics, and those that the paper's recipe trains.
+TRAINED = {
+    "deformable_detr.r50_single_scale": 33_844_193,
+    "deformable_detr.r50_dc5_single_scale": 33_844_193,
+    "deformable_detr.r50": 39_847_265,
+    "deformable_detr.r50_refine": 40_627_260,
+    "deformable_detr.r50_refine_two_stage": 40_959_129,
+    "dab_detr.r50": 43_449_117,
+    "dab_detr.r50_3patterns": 43_449_117 + 768,
+    "dab_deformable_detr.r50": 47_183_594,
+    "dn_detr.r50": 43_472_577,
+    "dn_detr.deformable_r50": 47_206_754,
+    "dino.r50_4scale": 46_670_782,
+    "dino.r50_5scale": 47_033_406,
+}
+
+
+def small(name, **fields):
+    model = BUILDERS[name](**SMALL | fields)
+    # as few blocks as there are kinds of them: compiling is what these tests spend time on
+    return model.clone(backbone=model.backbone.clone(depths=(1, 1, 1, 1)))
+
+
+def init(model):
+    return weights.draw(model, images(noise(128, 128, 0), canvas=(128, 128)))
+
+
+def some_targets(*counts, slots=5, seed=0):
+    rng = np.random.default_rng(seed)
+    b = len(counts)
+    labels = rng.integers(0, 4, (b, slots))
+    boxes = rng.uniform(0.2, 0.6, (b, slots, 4)).astype(np.float32)
+    mask = np.arange(slots) < np.asarray(counts)[:, None]
+    return jax.tree.map(jnp.asarray, Targets(labels, boxes, mask))
+
+
+@pytest.mark.parametrize(("name", "count"), TRAINED.items())
+def test_published_models_train_the_published_number_of_parameters(name, count):
+    flat = flatten(abstract_params(build(name)))
+    frozen = {p.rpartition("/")[0] for p in flat if p.endswith("/var")}
+    trained = {
+        path: leaf
+        for path, leaf in flat.items()
+        if path.rpartition("/")[0] not in frozen
+        and not path.startswith(("backbone/conv1", "backbone/layer1_"))
+    }
+    assert sum(np.prod(leaf.shape, dtype=int) for leaf in trained.values()) == count
+
+
+@pytest.mark.parametrize("name", ["two_stage", "dab_deformable", "dino"])
+def test_an_exact_canvas_gives_every_image_the_result_it_has_alone(name):
+    model = small(name, canvas="exact")
+    params = init(model)
+    run = quick_jit(model.apply)
+    one, other = noise(90, 120, 1), noise(128, 70, 2)
+    alone = run({"params": params}, images(one, canvas=(128, 128)))
+    batch = run({"params": params}, images(one, other, canvas=(128, 128)))
+    larger = run({"params": params}, images(one, canvas=(192, 256)))
+    for found in (batch, larger):
+        np.testing.assert_allclose(found.boxes[:, :1], alone.boxes, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(found.logits[:, :1], alone.logits, rtol=0, atol=2e-4)
+
+
+def test_an_exact_canvas_equals_the_original_without_padding():
+    one = noise(96, 128, 1)
+    exact, padded = small("dino", canvas="exact"), small("dino", canvas="padded")
+    params = init(exact)
+    wanted = quick_jit(padded.apply)({"params": params}, images(one, canvas=(96, 128)))
+    found = quick_jit(exact.apply)({"params": params}, images(one, canvas=(128, 192)))
+    np.testing.assert_allclose(found.boxes, wanted.boxes, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("name", sorted(BUILDERS))
+def test_every_model_trains_on_images_with_and_without_objects(name):
+    model = small(name)
+    params = init(model)
+    batch = images(noise(64, 64, 1), noise(64, 50, 2), canvas=(64, 64))
+    rngs = {"dropout": jax.random.key(0), "denoising": jax.random.key(1)}
+
+    @quick_jit
+    def step(params, targets):
+        def total(params):
+            output = model.apply({"params": params}, batch, targets, train=True, rngs=rngs)
+            return CRITERION(output, targets).total
+
+        return jax.value_and_grad(total)(params)
+
+    for counts in ((3, 1), (2, 0), (0, 0)):
+        loss, gradient = step(params, some_targets(*counts))
+        assert np.isfinite(loss)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+        assert loss > 0
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", DENOISING)
+def test_denoising_changes_nothing_for_the_matching_queries(name):
+    model = small(name)
+    params = init(model)
+    batch = images(noise(64, 64, 1), noise(64, 50, 2), canvas=(64, 64))
+    apply = quick_jit(model.apply, static_argnames="train")
+    plain = apply({"params": params}, batch)
+    denoised = apply(
+        {"params": params},
+        batch,
+        some_targets(3, 1),
+        train=True,
+        rngs={"denoising": jax.random.key(1)},
+    )
+    np.testing.assert_allclose(denoised.boxes, plain.boxes, rtol=0, atol=1e-5)
+    assert denoised.extras["denoised"].positive.any()
+
+
+def test_padded_targets_and_their_order_change_no_loss():
+    """With the same noise for the same objects."""
+    model = small("dino", dn_number=0)
+    params = init(model)
+    batch = images(noise(64, 64, 1), noise(64, 50, 2), canvas=(64, 64))
+    given = some_targets(3, 2)
+    flipped = jax.tree.map(lambda x: x[:, ::-1], given)
+    wider = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2)), given)
+    output = quick_jit(model.apply)({"params": params}, batch)
+    losses = [CRITERION(output, targets).total for targets in (given, flipped, wider)]
+    np.testing.assert_allclose(losses[1:], losses[0], rtol=1e-6)
+
+
+def test_with_denoising_per_image_neighbours_change_nothing():
+    model = small("dino", dn_per_image=True)
+    params, both = init(model), some_targets(4, 1)
+    batch = images(noise(64, 64, 1), noise(64, 64, 2), canvas=(64, 64))
+    apply = quick_jit(
+        lambda images, targets: model.apply(
+            {"params": params}, images, targets, train=True, rngs={"denoising": jax.random.key(1)}
+        )
+    )
+    together = apply(batch, both).extras["denoised"]
+    other = jax.tree.map(lambda x: x.at[0].set(x[1]), (batch, both))
+    beside = apply(*other).extras["denoised"]
+    np.testing.assert_array_equal(together.groups, [12, 50])
+    np.testing.assert_allclose(together.logits[:, 1], beside.logits[:, 1], rtol=0, atol=1e-4)
+
+
+def test_looking_forward_once_stops_what_twice_lets_through():
+    batch, targets = images(noise(64, 64, 1), canvas=(64, 64)), some_targets(2)
+
+    def gradients(twice):
+        model = small("dino", look_forward_twice=twice, shared_heads=False, dn_number=0)
+
+        def last_boxes(params):
+            return model.apply({"params": params}, batch).boxes[-1].sum()
+
+        return quick_jit(jax.grad(last_boxes))(init(model))
+
+    del targets
+    once, twice = gradients(False), gradients(True)
+    assert not np.any(once["bbox_embed_0"]["layer_2"]["kernel"])
+    assert np.any(twice["bbox_embed_0"]["layer_2"]["kernel"])
+
+
+def test_forced_proposals_are_the_queries():
+    model = small("dino", dn_number=0)
+    params, batch = init(model), images(noise(64, 64, 1), canvas=(64, 64))
+    output = model.apply({"params": params}, batch)
+    index = output.extras["proposals"].index[:, ::-1]
+    forced = model.apply({"params": params}, batch, proposal_index=index)
+    found, wanted = forced.extras["first_stage"], output.extras["first_stage"]
+    np.testing.assert_array_equal(found.boxes, wanted.boxes[:, ::-1])
+
+
+def test_a_canvas_of_fewer_tokens_than_queries_has_fewer_queries():
+    model = small("dino", num_queries=900, canvas="exact")
+    params = init(model)
+    output = model.apply({"params": params}, images(noise(30, 40, 1), canvas=(64, 64)))
+    assert output.boxes.shape == (2, 1, 85, 4)
+    assert np.isfinite(output.boxes).all()
+
+
+def test_suppression_leaves_one_detection_of_each_place():
+    model = small("dino", nms_iou=0.5, num_select=40)
+    params = init(model)
+    output = model.apply({"params": params}, images(noise(64, 64, 1), canvas=(64, 64)))
+    found = model.detections(output, jnp.array([[64, 64]]))
+    kept = np.isfinite(found.scores[0])
+    assert 0 < kept.sum() < 40
+    assert len(np.unique(np.round(found.boxes[0][kept], 3), axis=0)) == kept.sum()
+
+
+def test_wrong_fields_are_refused_with_the_choice():
+    batch = images(noise(64, 64, 1), canvas=(64, 64))
+    with pytest.raises(ValueError, match="selection must be one of mixed, pure, static"):
+        init(small("dino", selection="best"))
+    with pytest.raises(ValueError, match="two_stage needs refine=True"):
+        init(small("deformable", two_stage=True))
+    with pytest.raises(ValueError, match="anchors must be one of normal, uniform, fixed"):
+        init(small("dab", anchors="square"))
+    model = small("dino", canvas="exact")
+    half = Images(batch.pixels[:, :32], batch.mask[:, :32])
+    with pytest.raises(ValueError, match="multiples of 64"):
+        model.init(jax.random.key(0), half)
