@@ -7,6 +7,7 @@ run resumes exactly by asking for step k again, and hosts agree on shapes withou
 import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal, NamedTuple
 
 from jaxseg.data.batching import by_area, collate
@@ -28,13 +29,16 @@ class Loaded(NamedTuple):
     Attributes:
       dropped: (file name, objects) of images with more objects than slots.
       skipped: messages about images that could not be read.
-      error: why there is no batch.
+      error: why there is no batch; without a batch and without an error, the steps have ended.
     """
 
     batch: Batch | None
     dropped: list[tuple[str, int]]
     skipped: list[str]
     error: str | None = None
+
+
+END = Loaded(None, [], [])
 
 
 class Loader:
@@ -140,16 +144,23 @@ class Loader:
             stop = min(stop, start_step + num_steps)
         if stop <= start_step:
             return
-        steps = grain.MapDataset.range(start_step, stop).map(self._attempt)
-        ahead = grain.ReadOptions(num_threads=1 if self._workers else 2, prefetch_buffer_size=2)
-        stream = steps.to_iter_dataset(ahead)
-        if self._workers:
-            stream = in_workers(stream, min(self._workers, stop - start_step))
+        workers = min(self._workers, stop - start_step)
+        # One more a worker: grain holds on to each worker's last element, and what that has in
+        # shared memory would be left behind. `END` has nothing there.
+        steps = grain.MapDataset.range(start_step, stop + max(workers, 1))
+        ahead = grain.ReadOptions(num_threads=1 if workers else 2, prefetch_buffer_size=2)
+        stream = steps.map(partial(self._attempt, stop)).to_iter_dataset(ahead)
+        if workers:
+            stream = in_workers(stream, workers)
         with contextlib.closing(elements(stream)) as loading:
             for loaded in loading:
+                if loaded == END:
+                    return
                 yield self._account(loaded)
 
-    def _attempt(self, step: int) -> Loaded:
+    def _attempt(self, stop: int, step: int) -> Loaded:
+        if step >= stop:
+            return END
         # An exception would cross the process border as text; this way it keeps its kind.
         try:
             return self._load(step)

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import parent_process
 
 import jax
@@ -34,6 +34,20 @@ def elements(stream) -> Iterator:
             element = next(iterator, None)
     finally:
         iterator.close()
+        _settle()
+
+
+def _settle() -> None:
+    """Wait until the shared memory of what was loaded ahead has been given back.
+
+    Grain leaves that to a thread, of which the end of the program would cut off the last part.
+    """
+    from grain.multiprocessing import SharedMemoryArray
+
+    pool = getattr(SharedMemoryArray, "_del_thread_pool", None)
+    if pool is not None:
+        with suppress(ValueError):  # the program is at its end already
+            pool.apply(int)  # it has one thread, which works in order
 
 
 def _begin(index: int, count: int) -> None:

@@ -31,7 +31,7 @@ def experiment():
         ),
         data=Data(
             train=SHAPES + "22&seed=0", val=SHAPES + "4&seed=1", batch_size=4, max_targets=2,
-            buckets=((64, 96), (96, 64)), workers=1, eval_batch_size=4,
+            buckets=((64, 96), (96, 64)), workers=2, eval_batch_size=4,
             transform=Chain((RandomFlip(), RandomResize((40, 64), 96))),
             image=ImageConfig(short_side=64, long_side=64),
         ),
@@ -56,7 +56,7 @@ def begin(place, workdir):
 
 
 def finish(process, status=0):
-    said = process.communicate(timeout=200)[0]
+    said = process.communicate(timeout=400)[0]
     assert process.returncode == status, said
     assert "leaked" not in said
     return said
@@ -70,7 +70,7 @@ def metrics(place, workdir):
 
 
 def wait_for_step(place, workdir, process, step):
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 300
     while not any(line["step"] >= step for line in metrics(place, workdir)):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
@@ -93,8 +93,8 @@ def test_the_command_killed_and_then_stopped_with_all_its_processes_ends_bit_for
     process = begin(place, "other")
     wait_for_step(place, "other", process, random.SystemRandom().randrange(1, 5))
     process.kill()
-    # The loader's process has our pipe as well: its end says that none is left behind.
-    process.communicate(timeout=60)
+    # The loader's processes have our pipe as well: its end says that none is left behind.
+    process.communicate(timeout=120)
 
     process = begin(place, "other")
     wait_for_step(place, "other", process, 6)
