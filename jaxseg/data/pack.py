@@ -68,8 +68,7 @@ def _write(
 
         VERSION = tfds.core.Version("1.0.0")
         name = title if title[0].isalpha() else f"set_{title}"
-        # Nothing is downloaded, so TFDS need not look for checksums beside this module; it would
-        # miss a package on the way.
+        # Nothing is downloaded, so TFDS need not look for checksums beside this module.
         code_path = None
 
         def _info(self):

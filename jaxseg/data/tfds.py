@@ -7,6 +7,7 @@ COCO's form, beside the records (a packed data set brings that file along).
 import contextlib
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from jaxseg.data.dataset import Example
 from jaxseg.data.images import check_size, read_image
 from jaxseg.data.tfds_records import gather_coco, object_feature
 from jaxseg.errors import UserError
+
+PACKAGES = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image"}  # by module
 
 
 def open_tfds(
@@ -39,7 +42,7 @@ def open_tfds(
       masks: whether examples carry object masks.
 
     Raises:
-      UserError: not there, needs TensorFlow, or has no boxes.
+      UserError: not there, not to be prepared with what is installed, or has no boxes.
     """
     tfds = import_tfds()
     builder, split = _find(tfds, location, data_dir, download)
@@ -139,32 +142,53 @@ class _UnknownError(UserError):
 
 
 def _named(tfds, name: str, data_dir: str | None, download: bool):
-    needs_tensorflow = None
+    lacking = None
     # TFDS prints a banner where TensorFlow is missing.
     with contextlib.redirect_stdout(io.StringIO()):
         try:
             builder = tfds.builder(name, data_dir=data_dir)
         except ModuleNotFoundError as error:
-            builder, needs_tensorflow = None, error
+            builder, lacking = None, error
         except (tfds.core.DatasetNotFoundError, ValueError, TypeError) as error:
             builder = _from_files(tfds, name, data_dir)
             if builder is None:
                 raise _UnknownError(
                     f"TensorFlow Datasets has no data set {name!r} ({_first_line(error)}); "
-                    "data_dir=DIR says where prepared ones are"
+                    f"`tfds:{name}?data_dir=DIR` says where prepared ones are"
                 ) from None
         if builder is None:
             builder = _from_files(tfds, name, data_dir)
     if builder is None:
-        raise UserError(
-            f"the data set tfds:{name} needs TensorFlow to be prepared ({needs_tensorflow}), and "
-            "no prepared copy was found. Prepare it where TensorFlow is installed with "
-            "file_format='array_record' and say data_dir=DIR, or get it in COCO's form and run "
-            "`jaxseg data pack`"
-        ) from None
+        raise _lacking(name, lacking) from None
     if download:
-        builder.download_and_prepare(file_format="array_record")
+        _prepare(builder, name)
     return builder
+
+
+def _prepare(builder, name: str) -> None:
+    try:
+        builder.download_and_prepare(file_format="array_record")
+    except ModuleNotFoundError as error:
+        raise _lacking(name, error) from None
+    except Exception as error:  # the data set's own script and its servers may fail in any way
+        raise UserError(
+            f"the data set tfds:{name} cannot be downloaded and prepared ({type(error).__name__}: "
+            f"{_first_line(error)}): look at the connection and the disk and try again, or prepare "
+            f"it elsewhere and say `tfds:{name}?data_dir=DIR`"
+        ) from error
+
+
+def _lacking(name: str, error: ModuleNotFoundError) -> UserError:
+    # TFDS raises the error anew, with more words and without the module's name.
+    named = re.search(r"No module named '(\w+)", str(error))
+    module = named[1] if named else str(error.name).partition(".")[0]
+    package = PACKAGES.get(module, module.replace("_", "-"))
+    return UserError(
+        f"the data set tfds:{name} cannot be prepared without {package}: pip install {package} "
+        "(once it is prepared, reading it needs none), or prepare it where that is installed, with "
+        f"file_format='array_record', and say `tfds:{name}?data_dir=DIR`; or get it in COCO's form "
+        "and name its json file"
+    )
 
 
 def _from_files(tfds, name: str, data_dir: str | None):
@@ -177,8 +201,9 @@ def _from_files(tfds, name: str, data_dir: str | None):
 def _checked(builder, split: str, location: str):
     if not (Path(builder.data_path) / "dataset_info.json").is_file():
         raise UserError(
-            f"the data set tfds:{location} is not prepared in {builder.data_path}; say "
-            "download=True to download it, or data_dir=DIR if it is elsewhere"
+            f"the data set tfds:{location} is not prepared in {builder.data_path}: "
+            f"`tfds:{location}?download=True` downloads it (quote the name in a shell), and "
+            f"`tfds:{location}?data_dir=DIR` looks for it elsewhere"
         )
     try:
         builder.info.splits[split]

@@ -160,8 +160,8 @@ def test_missing_unprepared_and_unfit_data_sets_say_what_to_do(tmp_path, capsys)
     boxless = prepare(tmp_path / "boxless", with_boxes=False)
     for spec, message in (
         ("tfds:no_such_set_at_all", "no data set 'no_such_set_at_all'"),
-        ("tfds:coco/2017", "needs TensorFlow.*array_record"),
-        ("tfds:mnist", "not prepared.*download=True"),
+        ("tfds:coco/2017", "pip install tensorflow .*array_record.*`tfds:coco/2017.data_dir=DIR`"),
+        ("tfds:mnist", "not prepared.*`tfds:mnist.download=True` downloads it"),
         (f"tfds:{boxless}", "no detection data set.*image"),
     ):
         with pytest.raises(UserError, match=message):
@@ -169,6 +169,34 @@ def test_missing_unprepared_and_unfit_data_sets_say_what_to_do(tmp_path, capsys)
     theirs = prepare(tmp_path)
     with pytest.raises(UserError, match="no split 'val'; it has"):
         open_dataset(f"tfds:{theirs}/val")
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [
+        (
+            ModuleNotFoundError("making it: No module named 'tensorflow.io'"),
+            "pip install tensorflow ",
+        ),
+        (ModuleNotFoundError("not here", name="import_helper"), "pip install import-helper "),
+        (ConnectionError("no such host\nat all"), r"ConnectionError: no such host\): look at"),
+    ],
+)
+def test_a_download_that_fails_is_one_paragraph(tmp_path, monkeypatch, capsys, failure, message):
+    def fail(builder, **options):
+        raise failure
+
+    monkeypatch.setattr(import_tfds().core.DatasetBuilder, "download_and_prepare", fail)
+    with pytest.raises(UserError, match=message):
+        open_dataset("tfds:mnist?download=True", data_dir=str(tmp_path))
+    assert main(["doctor", f"tfds:mnist?download=True&data_dir={tmp_path}"]) == 1
+    assert "cannot be opened: 1" in capsys.readouterr().out
+
+
+def test_what_tfds_uses_without_asking_for_it_is_installed(tmp_path):
+    """Its builders look for their files with it before they download anything."""
+    builder = import_tfds().builder("voc/2007", data_dir=str(tmp_path))
+    assert builder.url_infos
 
 
 def test_image_files_are_packed_as_they_are(tmp_path):
