@@ -46,27 +46,29 @@ def _offline() -> bool:
 
 
 def _snapshot(repo, revision, offline, patterns) -> Path:
+    # The messages say all that there is to say; below them would stand a hundred lines of httpx.
     named = repo if revision is None else f"{repo} at revision {revision}"
     try:
         folder = snapshot_download(
             repo, revision=revision, local_files_only=offline, allow_patterns=patterns
         )
-    except GatedRepoError as error:
-        raise UserError(f"{named} asks for its terms to be accepted: log in with `hf auth login`"
-        ) from error  # fmt: skip
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+    except GatedRepoError:
+        raise UserError(
+            f"{named} asks for its terms to be accepted: log in with `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
         raise UserError(
             f"there is no {named} on the Hugging Face hub, nor such a local path (or it is "
             "private: log in with `hf auth login`)"
-        ) from error
-    except LocalEntryNotFoundError as error:
+        ) from None
+    except LocalEntryNotFoundError:
         how = "offline mode is on" if offline else "the hub cannot be reached"
         raise UserError(
             f"there is no local folder or file {repo}; as a Hugging Face id, {named} is not in "
             f"the local cache and {how}: mend the path, or fetch it once with a connection"
-        ) from error
+        ) from None
     except (HfHubHTTPError, OSError) as error:
-        raise UserError(f"cannot fetch {named}: {error}") from error
+        raise UserError(f"cannot fetch {named}: {error}") from None
     return Path(folder)
 
 

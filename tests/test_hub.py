@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import traceback
 
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from jaxseg import checkpoints, hub, native
 from jaxseg.checkpoints import ImageConfig, from_pretrained
@@ -66,6 +68,21 @@ def test_what_is_not_in_the_cache_is_a_clear_error_offline(cache):
         from_pretrained("lab/other")
     with pytest.raises(UserError, match=r"lab/small-detr at revision v9 is not in the local"):
         from_pretrained("lab/small-detr", revision="v9")
+
+
+def test_what_cannot_be_fetched_is_told_without_the_hubs_own_traceback(cache, monkeypatch):
+    def unreachable(*_, **options):
+        try:
+            raise OSError("no such host")
+        except OSError as error:
+            raise LocalEntryNotFoundError("not found") from error
+
+    monkeypatch.setattr(hub, "snapshot_download", unreachable)
+    with pytest.raises(UserError, match="not in the local cache") as caught:
+        from_pretrained("lab/other")
+    said = "".join(traceback.format_exception(caught.value))
+    assert said.count("Traceback") == 1
+    assert "no such host" not in said
 
 
 def test_local_files_only_needs_no_environment(cache, monkeypatch):
