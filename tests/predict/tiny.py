@@ -1,5 +1,6 @@
 """A tiny DETR with random weights that draws its boxes apart."""
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import jax
@@ -16,9 +17,9 @@ CONFIG = ImageConfig(short_side=64, long_side=107)
 FIELDS = {"num_queries": 12, "encoder_layers": 1, "decoder_layers": 1}
 
 
-def tiny_detr() -> tuple[nn.Module, dict]:
+def tiny_detr(name: str = "detr.tiny", **fields) -> tuple[nn.Module, dict]:
     """Model and parameters, drawn without compiling `model.init`."""
-    model = build("detr.tiny", **FIELDS)
+    model = build(name, **FIELDS | fields)
     rng = np.random.default_rng(3)
 
     def leaf(path: str, shape: tuple) -> np.ndarray:
@@ -34,10 +35,18 @@ def tiny_detr() -> tuple[nn.Module, dict]:
     return model, unflatten(flat)
 
 
-def save_tiny(folder: Path, damaged: str | None = None) -> Path:
+def save_tiny(
+    folder: Path,
+    damaged: str | None = None,
+    name: str = "detr.tiny",
+    names: Sequence[str] = CLASSES.names,
+    stuff: Collection[int] = (),
+) -> Path:
     """A folder of these weights, those of the part `damaged` not finite."""
-    _, params = tiny_detr()
+    fields = FIELDS | {"num_classes": len(names)}
+    _, params = tiny_detr(name, num_classes=len(names))
     if damaged:
         params[damaged] = jax.tree.map(lambda x: x * np.nan, params[damaged])
-    save_pretrained(folder, "detr.tiny", FIELDS, params, classes=CLASSES, image=CONFIG, probe=False)
+    classes = Classes(names, range(len(names)), stuff)
+    save_pretrained(folder, name, fields, params, classes=classes, image=CONFIG, probe=False)
     return folder
