@@ -96,14 +96,18 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pixels: Float[Array, "b h w 3"], mask: Bool[Array, "b h w"] | None = None
+        self,
+        pixels: Float[Array, "b h w 3"],
+        mask: Bool[Array, "b h w"] | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "b _h _w _c"], ...]:
-        """Compute the feature maps.
+        """Compute the feature maps, the same in training.
 
         With a mask (True on real pixels) the result on real positions is that of each image
         alone: features outside it are zeroed before every operation wider than one pixel.
         Without, padding is content after the first normalisation, as in the originals.
         """
+        del train
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         x = Conv(self.width, 7, 2, **dtypes, name="conv1")(zero_padding(pixels, mask))
         mask = _halve(mask)

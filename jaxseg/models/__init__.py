@@ -34,6 +34,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "dn_detr.deformable_r50": dn_detr.deformable_r50,
     "dino.r50_4scale": dino.r50_4scale,
     "dino.r50_5scale": dino.r50_5scale,
+    "dino.swin_l_4scale": dino.swin_l_4scale,
+    "dino.swin_l_5scale": dino.swin_l_5scale,
     "dino.tiny": dino.tiny,
 }
 

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseg.backbones.resnet import NORMS, SIZES
+from jaxseg.backbones.swin import SIZES as SWINS
+from jaxseg.backbones.swin import WINDOWS, Swin
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS, build
 from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
@@ -30,15 +32,10 @@ def describe(model: nn.Module) -> tuple[str, dict[str, Any]]:
       UserError: no builder makes this module.
     """
     model = _in_float32(model)
-    wanted = _arguments(model)
     candidates = []
     for name in MODELS:
-        base = build(name)
-        if type(base) is not type(model):
-            continue
-        given = _arguments(base)
-        kwargs = {key: value for key, value in wanted.items() if given[key] != value}
-        if _builds(name, kwargs, model):
+        kwargs = describe_as(model, name)
+        if kwargs is not None:
             candidates.append((len(kwargs), name, kwargs))
     if not candidates:
         raise UserError(
@@ -48,6 +45,16 @@ def describe(model: nn.Module) -> tuple[str, dict[str, Any]]:
         )
     _, name, kwargs = min(candidates, key=lambda c: c[0])
     return name, kwargs
+
+
+def describe_as(model: nn.Module, name: str) -> dict[str, Any] | None:
+    """The arguments with which the builder `name` makes `model`; None if none do."""
+    model, base = _in_float32(model), build(name)
+    if type(base) is not type(model):
+        return None
+    wanted, given = _arguments(model), _arguments(base)
+    kwargs = {key: x for key, x in wanted.items() if given.get(key, UNKNOWN) != x}
+    return kwargs if _builds(name, kwargs, model) else None
 
 
 def _builds(name: str, kwargs: dict[str, Any], model: nn.Module) -> bool:
@@ -86,6 +93,13 @@ def _arguments(model: nn.Module) -> dict[str, Any]:
 
 
 def _backbone(part: nn.Module) -> dict[str, Any]:
+    if isinstance(part, Swin):
+        shape = (part.width, tuple(part.depths), tuple(part.num_heads))
+        return {
+            "swin": _key_of(SWINS, shape),
+            "pretraining": _key_of(WINDOWS, part.window),
+            "drop_path": part.drop_path,
+        }
     stages = (tuple(getattr(part, "depths", ())), getattr(part, "bottleneck", None))
     return {
         "depth": _key_of(SIZES, stages),

@@ -11,6 +11,7 @@ from jaxseg.structures import DetectorOutput
 from jaxseg_convert_torch import load_state_dict, to_state_dict
 from tests.golden.common import by_name, case_images, expect, padding
 from tests.golden.detr import gradient_scalar, name_outputs, position
+from tests.train.small import quick_jit
 
 
 def operation(case, inputs) -> dict:
@@ -53,7 +54,7 @@ def model(case, inputs) -> dict:
     tensors = describe(detector, output) | tensors
     if "gradient" in config:
         scalar = gradient_scalar(config["gradient"])
-        gradient = jax.jit(jax.grad(lambda params: scalar(name_predictions(forward(params)))))
+        gradient = quick_jit(jax.grad(lambda params: scalar(name_predictions(forward(params)))))
         official = to_state_dict(table, gradient(params))
         tensors |= {f"grad/{key}": value for key, value in official.items()}
     return {None: tensors}

@@ -11,7 +11,7 @@ from jaxseg.models.dino import dino as build_dino
 from jaxseg.ops.boxes import xyxy_to_cxcywh
 from jaxseg.structures import DetectorOutput
 from jaxseg_convert_torch import load_state_dict, to_state_dict
-from tests.golden.backbone import build_resnet
+from tests.golden.backbone import build_resnet, build_swin
 from tests.golden.common import by_name, case_images, expect
 from tests.golden.criterion import build_criterion, name_matches, pad_targets, stack_layers
 from tests.golden.deformable_detr import (
@@ -21,6 +21,7 @@ from tests.golden.deformable_detr import (
     name_ranking,
 )
 from tests.golden.detr import position
+from tests.train.small import quick_jit
 
 # Targets have this many slots more than the case's images need.
 SPARE = 3
@@ -48,7 +49,7 @@ def train(case, inputs) -> dict:
     slots = contrastive_slots(targets.mask, detector.dn_number)
     fields = {"targets": targets, "train": True, "noise": _noise(inputs, slots)}
 
-    free = jax.jit(lambda params: detector.apply({"params": params}, images, **fields))(params)
+    free = quick_jit(lambda params: detector.apply({"params": params}, images, **fields))(params)
     tensors = name_ranking(free.extras["proposals"])
     index = forced_index(case)
 
@@ -60,7 +61,7 @@ def train(case, inputs) -> dict:
         result, output = losses(params)
         return result.total, (result, output)
 
-    gradient, (result, output) = jax.jit(jax.grad(total, has_aux=True))(params)
+    gradient, (result, output) = quick_jit(jax.grad(total, has_aux=True))(params)
     tensors |= describe(output) | describe_denoising(output, inputs)
     tensors |= {f"loss.{name}": value for name, value in result.terms.items()}
     tensors |= {"total": result.total}
@@ -115,7 +116,7 @@ def build(config) -> Dino:
 
 def backbone(config):
     """The backbone of a case's config."""
-    return build_resnet(config)
+    return build_swin(config) if "swin" in config else build_resnet(config)
 
 
 def table(detector: Dino) -> str:

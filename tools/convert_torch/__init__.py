@@ -53,10 +53,10 @@ TABLES: dict[str, Table] = {
     for table in tables.TABLES
 }
 
-# Keys that only other models' checkpoints have.
+# Keys that only other models' checkpoints have, unless the second pattern is found too.
 STRANGERS = {
-    r"ca_qpos_proj|sa_qcontent_proj": "Conditional DETR",
-    r"level_embed|sampling_offsets": "a model with deformable attention",
+    r"ca_qpos_proj|sa_qcontent_proj": ("Conditional DETR", r"refpoint_embed"),
+    r"^model\..*sampling_offsets": ("Hugging Face's Deformable DETR", None),
 }
 
 
@@ -88,7 +88,9 @@ def detect_table(keys: Iterable[str]) -> str:
       UserError: the keys are another model's.
     """
     keys = list(keys)
-    for pattern, model in STRANGERS.items():
+    for pattern, (model, unless) in STRANGERS.items():
+        if unless is not None and any(re.search(unless, key) for key in keys):
+            continue
         if found := next((key for key in keys if re.search(pattern, key)), None):
             raise UserError(
                 f"this is a checkpoint of {model} (it has {found}), which cannot be loaded as "

@@ -12,12 +12,22 @@ from jaxseg_convert_torch.deformable_tables import (
     transformer_modules,
 )
 from jaxseg_convert_torch.resnet_tables import COUNTERS, resnet_modules
+from jaxseg_convert_torch.swin_tables import (
+    BIAS_LAYOUT,
+    swin_buffer,
+    swin_fusion,
+    swin_modules,
+    swin_norms,
+    swin_tensors,
+)
 from jaxseg_convert_torch.table import Rename, Table, rename
 
 
 def _modules() -> tuple[Rename, ...]:
     return (
         *resnet_modules("backbone.0.body.", "backbone/"),
+        *swin_modules("backbone.0.", "backbone/"),
+        *swin_norms("backbone.0.", "backbone/"),
         *transformer_modules(),
         rename("transformer.decoder.norm", "decoder/norm"),
         rename(
@@ -51,7 +61,13 @@ def _own_heads(state: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-COMMON = {"tensors": (LEVEL_EMBED,), "fusions": FUSIONS, "drops": (COUNTERS, PROFILER)}
+COMMON = {
+    "tensors": (LEVEL_EMBED, *swin_tensors("backbone.0.", "backbone/")),
+    "fusions": (*FUSIONS, swin_fusion("backbone.0.")),
+    "drops": (COUNTERS, PROFILER),
+    "buffers": (swin_buffer("backbone.0."),),
+    "layouts": (BIAS_LAYOUT,),
+}
 
 TABLES = (
     Table(

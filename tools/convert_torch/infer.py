@@ -1,7 +1,7 @@
 """What an official DETR checkpoint says of its model, and what has to be assumed."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,7 +47,7 @@ def infer_detr(
     try:
         heads = _mask_heads(state) if masks else {}
         state = {key.removeprefix("detr."): value for key, value in state.items()}
-        kwargs, depth = _sizes(state), _depth(state)
+        kwargs, depth = _sizes(state), resnet_depth(state)
     except KeyError as error:
         raise UserError(f"{file_name} lacks {error}, which every DETR checkpoint has") from None
     except (ValueError, IndexError):
@@ -98,8 +98,7 @@ def _choose(
 
 def _sizes(state) -> dict[str, Any]:
     def layers(stack):
-        pattern = re.compile(rf"transformer\.{stack}\.layers\.(\d+)\.")
-        return 1 + max((int(m[1]) for key in state if (m := pattern.match(key))), default=-1)
+        return count_layers(state, rf"transformer\.{stack}\.layers\.(\d+)\.")
 
     queries, width = state["query_embed.weight"].shape
     return {
@@ -115,7 +114,18 @@ def _sizes(state) -> dict[str, Any]:
     }
 
 
-def _depth(state) -> int:
+def count_layers(keys: Iterable[str], pattern: str) -> int:
+    """One more than the largest number that the pattern's group finds at the start of a key."""
+    found = (re.match(pattern, key) for key in keys)
+    return 1 + max((int(match[1]) for match in found if match), default=-1)
+
+
+def resnet_depth(state: Mapping[str, np.ndarray]) -> int:
+    """Of an official detector's backbone.
+
+    Raises:
+      UserError: no ResNet has so many blocks.
+    """
     bottleneck = "backbone.0.body.layer1.0.conv3.weight" in state
     counts = tuple(
         sum(f"backbone.0.body.layer{stage}.{block}.conv1.weight" in state for block in range(64))

@@ -2,12 +2,18 @@
 
 from pathlib import Path
 
+from flax import linen as nn
+
 from jaxseg.backbones.resnet import FrozenBatchNorm
 from jaxseg.checkpoints import ASSUMED_COCO
 from jaxseg.data.classes import COCO_91, COCO_PANOPTIC
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS
+from jaxseg.models.dab_deformable_detr import DabDeformableDetr
+from jaxseg.models.dab_detr import DabDetr
+from jaxseg.models.deformable_detr import DeformableDetr
 from jaxseg.models.detr import DetrSegmentation
+from jaxseg.models.dino import Dino
 from jaxseg.native import build_model, read_json, write_folder, write_json
 from jaxseg.params import flatten
 from jaxseg.pretrained import Pretrained, Source
@@ -17,6 +23,7 @@ from jaxseg_convert_torch.files import read_checkpoint, write_state_dict
 from jaxseg_convert_torch.huggingface import read_config
 from jaxseg_convert_torch.huggingface_writer import write_config
 from jaxseg_convert_torch.infer import infer_detr
+from jaxseg_convert_torch.infer_anchors import FAMILIES, infer_anchors, shares_heads
 from jaxseg_convert_torch.preprocessor import read_preprocessor, write_preprocessor
 
 # Whether masks are drawn -> the table of official files.
@@ -69,16 +76,21 @@ def _open_huggingface(folder: Path) -> Source:
 def _open_official(path: Path, model: str | None, num_heads: int | None) -> Source:
     state, args = read_checkpoint(path)
     table = detect_table(state)
-    if table not in OFFICIAL.values():
+    if table not in (*OFFICIAL.values(), *FAMILIES):
         remedy = "load it into a detector's backbone with checkpoints.load_backbone"
         if table not in BACKBONES:
             remedy = "give the folder that it lies in, with its config.json"
         raise UserError(f"{path} holds weights of the form {TABLES[table].title}; {remedy}")
-    inferred = infer_detr(state, args, path.name, model, num_heads)
+    if table in FAMILIES:
+        if table == "dino" and not shares_heads(state):
+            table = "dino.unshared"
+        inferred = infer_anchors(table, state, args, path.name, model, num_heads)
+    else:
+        inferred = infer_detr(state, args, path.name, model, num_heads)
     converted = convert(
         TABLES[table], state, build_model(inferred.name, inferred.kwargs, str(path))
     )
-    labels = inferred.kwargs["num_classes"]
+    labels = build_model(inferred.name, inferred.kwargs, str(path)).num_classes
     return Source(
         flatten(converted.params),
         inferred.name,
@@ -96,16 +108,27 @@ def write_official(pretrained: Pretrained, path: Path) -> int:
     Raises:
       UserError: the official model has no such part, or see `files.write_state_dict`.
     """
-    if pretrained.model.backbone.norm is not FrozenBatchNorm:
+    if getattr(pretrained.model.backbone, "norm", FrozenBatchNorm) is not FrozenBatchNorm:
         raise UserError(
             "the official DETR has frozen batch normalisation in its ResNet, this model group "
             "normalisation, whose weights would be taken for the other's; keep it native"
         )
-    form = OFFICIAL[isinstance(pretrained.model, DetrSegmentation)]
+    form = official_form(pretrained.model)
     origin = pretrained.origin if _form(pretrained) == form else None
     state = revert(TABLES[form], pretrained.params, origin)
     write_state_dict(state, path)
     return len(state)
+
+
+def official_form(model: nn.Module) -> str:
+    """The table of the official files of a model."""
+    if isinstance(model, Dino):
+        return "dino" if model.shared_heads else "dino.unshared"
+    if isinstance(model, DeformableDetr):
+        return "deformable_detr.refine" if model.refine else "deformable_detr"
+    if isinstance(model, DabDetr | DabDeformableDetr):
+        return "dab_detr" if isinstance(model, DabDetr) else "dab_deformable_detr"
+    return OFFICIAL[isinstance(model, DetrSegmentation)]
 
 
 def write_huggingface(pretrained: Pretrained, folder: Path) -> int:

@@ -50,7 +50,7 @@ def encode(model: nn.Module, images: Images, exact: bool, train: bool) -> Encode
       exact: features outside each image are kept at zero.
     """
     pixels = images.pixels.astype(model.dtype)
-    maps = model.backbone(pixels, images.mask if exact else None)
+    maps = model.backbone(pixels, images.mask if exact else None, train)
     shapes = level_shapes([x.shape[1:3] for x in maps], model.neck.num_levels)
     masks = tuple(resize_mask(images.mask, h, w) for h, w in shapes)
     levels = model.neck(maps, masks if exact else None)
