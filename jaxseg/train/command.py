@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; 0 when the run has ended or was stopped by a signal after saving."""
+    """Train; 0 when the run has ended, or after saving on SIGTERM, and 130 after Ctrl-C."""
     from jaxseg.predict.outputs import check_folder
     from jaxseg.train.configs import load_config
     from jaxseg.train.overrides import apply_overrides, settings
@@ -110,7 +110,9 @@ def _train(args: argparse.Namespace, experiment) -> int:
         _say_end(args, outcome, checkpoints, workdir, experiment)
         if skipped := session.loader.skipped:
             print(f"{len(skipped)} times an image could not be read and another took its place")
-    return 0
+    # A scheduler's SIGTERM is obeyed, and that is success; a person at a shell has broken off
+    # what would come next as well.
+    return 130 if outcome.interrupted == "SIGINT" else 0
 
 
 def _initial_state(args: argparse.Namespace, session, checkpoints, workdir: Path, main: bool):

@@ -1,4 +1,5 @@
 import json
+import signal
 import warnings
 from pathlib import Path
 
@@ -86,6 +87,19 @@ def test_one_command_trains_evaluates_resumes_and_leaves_weights(config, tmp_pat
         "train", config, f"init={workdir / 'last'}", "steps=1", "--workdir", tmp_path / "next"
     )
     assert "start from random weights" not in said
+
+
+def test_after_ctrl_c_a_shell_does_not_go_on_as_if_the_run_had_ended(config, tmp_path):
+    """After SIGTERM, which is a scheduler's word, the status is 0: see `test_survival`."""
+    long = ("steps=100000", "evaluate_every=100000", "checkpoint_every=100000")
+    process = start("jaxseg", "train", config, *long, "--workdir", tmp_path / "run")
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=200)[0]
+    assert process.returncode == 130, said
+    assert "stopped by SIGINT; step" in said
 
 
 def test_show_prints_every_setting(config, capsys):
