@@ -116,7 +116,7 @@ class ViT(nn.Module):
         shape = (1, side, side, self.width)
         grid = self.param("position_embed", narrow_normal, shape, self.param_dtype)
         sizes = None if mask is None else extents(mask)
-        return resize_grid(grid[0].astype(jnp.float32), height, width, sizes=sizes)
+        return resize_grid(jnp.asarray(grid[0], jnp.float32), height, width, sizes=sizes)
 
 
 def vit(size: str = "base", **fields) -> ViT:

@@ -61,7 +61,7 @@ class RelativeAttention(nn.Module):
         shape = (2 * self.side - 1, features)
         table = self.param(name, nn.initializers.zeros, shape, self.param_dtype)
         sizes = None if sizes is None else sizes[:, axis]
-        return relative_positions(table, length, length, sizes).astype(self.dtype)
+        return relative_positions(jnp.asarray(table), length, length, sizes).astype(self.dtype)
 
 
 def relative_positions(

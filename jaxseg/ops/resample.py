@@ -17,8 +17,8 @@ CUBIC = -0.75
 
 
 def source_positions(
-    index: Float[Array, "*b m"], size: Int[Array, "*b 1"] | int, source: int
-) -> Float[Array, "*b m"]:
+    index: Float[Array, "*#b m"], size: Int[Array, "*#b 1"] | int, source: int
+) -> Float[Array, "*#b m"]:
     """Where element `index` of `size` lies among `source` elements over the same extent."""
     return (index + 0.5) * (source / jnp.maximum(size, 1)) - 0.5
 

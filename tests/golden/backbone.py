@@ -1,6 +1,7 @@
 """Kinds `backbone/*`."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.backbones.resnet import NORMS, ResNet
@@ -74,7 +75,7 @@ def _swin_forward(spec, run, inputs, weights) -> dict:
     tensors = {"patch_embed": nchw(patches)}
     for stage, x in zip(model.stages, maps, strict=True):
         tensors[f"backbone.features.{stage}"] = nchw(x)
-    sizes = np.array([patches.shape[1:3]])
+    sizes = jnp.array([patches.shape[1:3]])
     labels = shift_regions(sizes, *patches.shape[1:3], model.window, model.window // 2)[0]
     tensors["shift_mask.0"] = np.asarray(labels[:, :, None] != labels[:, None, :])
     return tensors

@@ -91,7 +91,8 @@ def convert(
     tree = unflatten(flat)
     for name in part.split("/") if part else ():
         tree = tree[name]
-    return Converted(tree, origin, sorted(key for key in state if table.dropped(key)), resized)
+    dropped = sorted(key for key in state if table.dropped(table.spell(key)))
+    return Converted(tree, origin, dropped, resized)
 
 
 def target_shapes(target: nn.Module | Mapping, prefix: str = "") -> dict:

@@ -5,6 +5,7 @@ Resizing is torch's: bicubic in two dimensions, linear in one, half-pixel centre
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,7 +19,8 @@ Shape = tuple[int, ...]
 def _resize(grid: np.ndarray, height: int, width: int) -> np.ndarray:
     if grid.shape[:2] == (height, width):
         return grid
-    return np.asarray(resize_grid(jnp.asarray(grid, jnp.float32), height, width)[0])
+    resized = jax.jit(resize_grid, static_argnums=(1, 2))(grid.astype(np.float32), height, width)
+    return np.asarray(resized[0])
 
 
 def _side(count: int) -> int | None:

@@ -160,7 +160,9 @@ TABLES = (
     _huggingface(
         "swin.huggingface_classification", "Hugging Face SwinModel", (), **FROM_CLASSIFIER
     ),
-    _huggingface("swin.huggingface", "Hugging Face SwinBackbone", OUTPUT_NORMS),
+    _huggingface(
+        "swin.huggingface", "Hugging Face SwinBackbone", OUTPUT_NORMS, drops=(CLASSIFIER,)
+    ),
 )
 
 
