@@ -7,13 +7,14 @@ from jaxseg import models
 from jaxseg.data.transforms import detr_augmentation
 from jaxseg.errors import UserError
 from jaxseg.parallel.rules import lookup
-from jaxseg.params import abstract_params, flatten
+from jaxseg.params import abstract_params, count, flatten
 from jaxseg.train.configs import config_names, load_config
 from jaxseg.train.describe import describe
 from jaxseg.train.overrides import apply_overrides
 
 NAMES = config_names()
-COCO = [name for name in NAMES if name.endswith("_coco")]
+MASKS = [name for name in NAMES if name.endswith(("_panoptic_coco", "_instance_coco"))]
+COCO = [name for name in NAMES if name.endswith("_coco") and name not in MASKS]
 
 
 def test_every_config_is_listed_and_no_shared_part_is():
@@ -67,6 +68,30 @@ def test_the_papers_recipe(name):
     assert experiment.data.transform == detr_augmentation()
     factor = experiment.schedule.build(500 * 10)
     assert (float(factor(3999)), float(factor(4000))) == (1.0, pytest.approx(0.1))
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_the_second_stage_trains_the_mask_head_alone(name):
+    experiment = load_config(name)
+    paths = flatten(abstract_params(experiment.model))
+    trainable = experiment.optimizer.trainable(paths)
+    assert {path.split("/")[0] for path in trainable} == {"bbox_attention", "mask_head"}
+    assert count({path: paths[path] for path in trainable}) == 1_333_657
+    taken = lookup(experiment.load, paths, default=True)
+    assert {path for path in paths if taken[path]} == set(paths) - set(trainable)
+    assert (experiment.epochs, experiment.data.masks) == (25.0, True)
+    factor = experiment.schedule.build(25 * 10)
+    assert (float(factor(149)), float(factor(150))) == (1.0, pytest.approx(0.1))
+
+
+def test_both_stages_of_a_panoptic_model_tell_the_same_classes_apart():
+    for depth in (50, 101):
+        first, second = (
+            load_config(f"detr/r{depth}_panoptic{stage}_coco") for stage in ("_boxes", "")
+        )
+        boxes, masks = (flatten(abstract_params(x.model)) for x in (first, second))
+        assert {path: masks[path] for path in boxes} == boxes
+        assert first.data.train == second.data.train == "panoptic:data/coco/train2017"
 
 
 @pytest.mark.parametrize("name", NAMES)
