@@ -1,5 +1,6 @@
 """What `jaxseg predict` does with images: find objects in them, or divide them."""
 
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,6 +69,9 @@ def scenes_task(detector: Detector, threshold: float, files: PanopticFiles) -> T
     """
     detector.require_masks()
     classes = detector.classes
+    if classes is None or not classes.stuff:
+        said = "note: these weights know things and no stuff, so the ground falls to some thing"
+        print(said, file=sys.stderr)
 
     def keep(path: Path, found: Scene) -> Kept:
         form = files.save(path, found, classes.category_ids if classes else None)
