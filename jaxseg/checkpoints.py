@@ -7,7 +7,7 @@ output = pretrained.model.apply({"params": pretrained.params}, images)
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,7 @@ def from_pretrained(
     classes: Classes | None = None,
     revision: str | None = None,
     local_files_only: bool | None = None,
+    say: Callable[[str], None] = logger.warning,
     **model_overrides: Any,
 ) -> Pretrained:
     """Load a model with its weights.
@@ -106,9 +107,10 @@ def from_pretrained(
       model: builder of an official file, whose keys do not tell a DC5 model from a plain one;
         other forms say it themselves and must agree.
       num_classes, classes: what the model shall tell apart. If the weights were made for other
-        classes, the class head starts from random weights, and a warning says so.
+        classes, the class head starts from random weights.
       revision: branch, tag or commit of a Hugging Face id.
       local_files_only: never reach for the network; by default as HF_HUB_OFFLINE says.
+      say: is told what had to be assumed, and what starts from random weights.
       model_overrides: builder arguments that replace the stored ones (canvas="exact", dtype=...).
 
     Raises:
@@ -123,8 +125,8 @@ def from_pretrained(
         local_files_only=local_files_only,
     )
     for note in source.notes:
-        logger.warning("%s: assumed %s", name_or_path, note)
-    return assemble(source, str(name_or_path), num_classes, classes, model_overrides)
+        say(f"{name_or_path}: assumed {note}")
+    return assemble(source, str(name_or_path), num_classes, classes, model_overrides, say)
 
 
 def open_source(

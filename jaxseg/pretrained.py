@@ -88,6 +88,7 @@ def assemble(
     num_classes: int | None = None,
     classes: Classes | None = None,
     overrides: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = logger.warning,
 ) -> Pretrained:
     """Build the model of weights as found; `origin` names them in errors, the rest is
     `from_pretrained`'s."""
@@ -102,7 +103,7 @@ def assemble(
     fresh: set[str] = set()
     if wanted is not None and _other_classes(stored, model, source.classes, classes):
         fresh = class_head(source.name, kwargs)
-        _say_fresh(origin, stored, model, fresh)
+        say(_about_fresh(origin, stored, model, fresh))
     shapes = flatten(abstract_params(model))
     kept = {path: value for path, value in source.flat.items() if path not in fresh}
     wanted = {p: s for p, s in shapes.items() if p not in fresh}
@@ -122,15 +123,12 @@ def _other_classes(stored, model, stored_classes, classes) -> bool:
     return known and classes.names != stored_classes.names
 
 
-def _say_fresh(origin, stored, model, fresh) -> None:
-    logger.warning(
-        "%s was made for %d classes and is loaded for %d %s: %s start from random weights and "
-        "must be trained",
-        origin,
-        stored.num_classes,
-        model.num_classes,
-        "others" if stored.num_classes == model.num_classes else "classes",
-        ", ".join(sorted(fresh)),
+def _about_fresh(origin, stored, model, fresh) -> str:
+    others = "others" if stored.num_classes == model.num_classes else "classes"
+    return (
+        f"{origin} was made for {stored.num_classes} classes and is loaded for "
+        f"{model.num_classes} {others}: {', '.join(sorted(fresh))} start from random weights and "
+        "must be trained"
     )
 
 

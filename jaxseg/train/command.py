@@ -10,6 +10,8 @@ checkpoints/, metrics.jsonl, tensorboard/, and at the end the weights: last/ and
 
 import argparse
 import shlex
+import sys
+import time
 from pathlib import Path
 
 from jaxseg.errors import UserError
@@ -123,7 +125,7 @@ def _initial_state(args: argparse.Namespace, session, checkpoints, workdir: Path
     if state is None:
         if main:
             write_settings(*settings)
-        return session.create_state()
+        return _first_state(session, main)
     step = int(state.step)
     if step > session.num_steps:
         raise UserError(
@@ -141,6 +143,21 @@ def _initial_state(args: argparse.Namespace, session, checkpoints, workdir: Path
         for line in changed_settings(workdir, session.experiment):
             print(f"  changed since: {line}")
         write_settings(*settings)
+    return state
+
+
+def _first_state(session, main: bool):
+    """The state before the first step, with what there is to say about it."""
+    import jax
+
+    def say(*lines: str) -> None:
+        if main:
+            print(*lines, sep="\n", file=sys.stderr, flush=True)
+
+    say(*session.notes, "making the parameters")
+    started = time.monotonic()
+    state = jax.block_until_ready(session.create_state())
+    say(f"made in {time.monotonic() - started:.0f} s")
     return state
 
 

@@ -42,6 +42,8 @@ class Session:
       classes: names and categories of the model's labels.
       trainable: paths that are trained.
       num_steps: of the whole run.
+      initial: flat parameters that the run starts from, if any.
+      notes: what there is to say about them; no matter to a run that goes on.
     """
 
     experiment: Experiment
@@ -56,6 +58,7 @@ class Session:
     make_state: Callable[[dict[str, Any]], TrainState]
     learning_rate: Callable[[int], float]
     initial: dict[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def model(self) -> nn.Module:
@@ -134,7 +137,8 @@ def prepare(experiment: Experiment) -> Session:
     if val_set is not None:
         check_metric(experiment.metric, val_set, data.masks)
     classes = train_set.classes
-    model, initial = resolve_model(experiment, classes)
+    notes: list[str] = []
+    model, initial = resolve_model(experiment, classes, notes.append)
     check_masks(data, model)
     experiment = dataclasses.replace(experiment, model=model)
     index, processes = loader_shard(mesh)
@@ -183,6 +187,7 @@ def prepare(experiment: Experiment) -> Session:
         ),
         learning_rate=lambda step: experiment.optimizer.learning_rate * float(schedule(step)),
         initial=initial,
+        notes=tuple(notes),
     )
 
 

@@ -1,7 +1,8 @@
 """The model of a run and the weights it starts from."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,24 @@ from jaxseg.params import abstract_params, flatten
 from jaxseg.train.experiment import Experiment
 from jaxseg.train.overrides import with_dtype
 
+logger = logging.getLogger(__name__)
+
 RANDOM = "random"
 
 
 def resolve_model(
-    experiment: Experiment, classes: Classes
+    experiment: Experiment, classes: Classes, say: Callable[[str], None] = logger.warning
 ) -> tuple[nn.Module, dict[str, np.ndarray] | None]:
     """The model for a data set's classes, and the flat parameters it starts from, if any.
+
+    Args:
+      say: is told what had to be assumed of the weights, and what of them starts afresh.
 
     Raises:
       UserError: no model, another number of classes, or weights that do not fit.
     """
     if experiment.init is not None:
-        model, initial = _from_init(experiment, classes)
+        model, initial = _from_init(experiment, classes, say)
     else:
         model, initial = _afresh(experiment, classes)
     if experiment.dtype is not None:
@@ -56,13 +62,15 @@ def _afresh(
     return model, _on_host({"backbone": load_backbone(experiment.backbone, model)})
 
 
-def _from_init(experiment: Experiment, classes: Classes) -> tuple[nn.Module, dict[str, np.ndarray]]:
+def _from_init(
+    experiment: Experiment, classes: Classes, say: Callable[[str], None]
+) -> tuple[nn.Module, dict[str, np.ndarray]]:
     if experiment.model is None:
-        found = from_pretrained(experiment.init, classes=classes, canvas="padded")
+        found = from_pretrained(experiment.init, classes=classes, say=say, canvas="padded")
         return found.model, _taken(experiment, found.model, found.params)
     model = _with_classes(experiment, classes)
     labels = classes.padded(model.num_classes)
-    found = from_pretrained(experiment.init, classes=labels)
+    found = from_pretrained(experiment.init, classes=labels, say=say)
     _check_fresh(experiment, model, found.fresh)
     return model, _taken(experiment, model, found.params)
 

@@ -83,10 +83,13 @@ def test_one_command_trains_evaluates_resumes_and_leaves_weights(config, tmp_pat
     again = ("train", config, "ema.decay=0.5", "steps=4", "seed=1", "--workdir", workdir)
     assert main(list(map(str, again))) == 2
     assert "has the seed 42" in " ".join(capsys.readouterr().err.split())
-    said = jaxseg(
-        "train", config, f"init={workdir / 'last'}", "steps=1", "--workdir", tmp_path / "next"
-    )
-    assert "start from random weights" not in said
+
+    others = ("data.train=synthetic:shapes?size=64&count=8&classes=3", "data.val=none", "steps=1")
+    other = ("train", config, f"init={workdir / 'last'}", *others, "--workdir", tmp_path / "next")
+    assert "class_embed/kernel start from random weights" in jaxseg(*other)
+    said = jaxseg(*other)
+    assert "resuming at step 1 of 1" in said
+    assert "random weights" not in said
 
 
 def test_after_ctrl_c_a_shell_does_not_go_on_as_if_the_run_had_ended(config, tmp_path):

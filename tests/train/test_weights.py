@@ -39,6 +39,15 @@ def test_the_model_of_trained_weights_computes_as_dtype_says(trained):
     assert describe(model) == describe(plain)
 
 
+def test_only_of_weights_for_other_classes_there_is_something_to_say(trained):
+    notes = []
+    resolve_model(experiment(init=str(trained)), CLASSES, notes.append)
+    assert notes == []
+    resolve_model(experiment(init=str(trained)), Classes.from_names("abc"), notes.append)
+    (note,) = notes
+    assert "was made for 2 classes and is loaded for 3 classes: class_embed/bias" in note
+
+
 def test_a_dtype_that_is_no_float_is_refused():
     with pytest.raises(UserError, match="dtype must be float32"):
         check_settings(experiment(dtype=jnp.int8))
