@@ -5,6 +5,8 @@
 ResNet stay as ImageNet left them, and so does all batch normalisation.
 """
 
+import dataclasses
+
 from flax import linen as nn
 
 from jaxseg.data.transforms import detr_augmentation
@@ -13,10 +15,10 @@ from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.optim import Optimizer
 from jaxseg.train.schedule import Schedule
 
-# Canvases (h, w): the augmented image has a short side of 480 to 800, a long one up to 1333.
+# Canvases (h, w), multiples of 64, the coarsest stride with five scales too: the augmented image
+# has a short side of 480 to 800, a long one up to 1333.
 LANDSCAPE = ((576, 768), (640, 896), (768, 1024), (832, 1088), (832, 1344))
 BUCKETS = tuple(sorted({*LANDSCAPE, *((w, h) for h, w in LANDSCAPE), (832, 832)}))
-# With five scales canvases are multiples of 64 too: the coarsest stride is the same.
 
 CRITERION = SetCriterion(
     classes=FocalClasses(),
@@ -32,6 +34,8 @@ OPTIMIZER = Optimizer(
     learning_rates=(("^backbone/", 0.1),),
     frozen=(("^backbone/(conv1|layer1_)", True),),
 )
+# A Swin has no batch normalisation, and nothing of it is frozen.
+SWIN_OPTIMIZER = dataclasses.replace(OPTIMIZER, frozen=())
 EPOCHS = {12: 11, 24: 20, 36: 30}
 
 

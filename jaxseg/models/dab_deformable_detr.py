@@ -80,7 +80,7 @@ class DabDeformableDetr(nn.Module):
         encoded = encode(self, images, exact, train)
         denoising = None
         if self.labels is not None:
-            _, denoising = self.labels(targets, noise, train)
+            _, denoising = self.labels(self.num_classes, targets, noise, train)
         content, anchors = self._queries(len(images.mask))
         extras = {"encoded": encoded, "query_content": content}
         slots, mask = 0, None
@@ -171,7 +171,6 @@ def dab_deformable_detr(
     dn_groups: int = 5,
     label_noise: float = 0.2,
     box_noise: float = 0.4,
-    num_classes: int = 91,
     implementation: Implementation | None = None,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
@@ -197,7 +196,7 @@ def dab_deformable_detr(
         "remat": remat,
         **dtypes,
     }
-    labels = LabelContent(num_classes, width, dn_groups, label_noise, box_noise, EPSILON, **dtypes)
+    labels = LabelContent(width, dn_groups, label_noise, box_noise, EPSILON, **dtypes)
     stages = (3,) if num_levels == 1 else (1, 2, 3)
     return DabDeformableDetr(
         backbone=resnet(depth, norm, width=stem, stages=stages, **dtypes),
@@ -208,7 +207,6 @@ def dab_deformable_detr(
         ),
         position=SinePosition(width, offset=-0.5),
         labels=labels if denoising else None,
-        num_classes=num_classes,
         width=width,
         **fields,
         **dtypes,

@@ -106,7 +106,7 @@ class DabDetr(nn.Module):
 
         content, denoising = None, None
         if self.labels is not None:
-            content, denoising = self.labels(targets, noise, train)
+            content, denoising = self.labels(self.num_classes, targets, noise, train)
         anchors = anchor_logits(self, self.num_queries, self.anchors)
         content, anchors = self._patterns(content, anchors, b)
         extras, slots, blocked = {"query_content": content}, 0, None
@@ -209,7 +209,6 @@ def dab_detr(
     dn_groups: int = 5,
     label_noise: float = 0.2,
     box_noise: float = 0.4,
-    num_classes: int = 91,
     remat: bool = False,
     dtype: DTypeLike = jnp.float32,
     param_dtype: DTypeLike = jnp.float32,
@@ -234,14 +233,13 @@ def dab_detr(
         "remat": remat,
         **dtypes,
     }
-    labels = LabelContent(num_classes, width, dn_groups, label_noise, box_noise, EPSILON, **dtypes)
+    labels = LabelContent(width, dn_groups, label_noise, box_noise, EPSILON, **dtypes)
     return DabDetr(
         backbone=resnet(depth, norm, width=stem, dilation=dilation, **dtypes),
         encoder=Encoder(encoder_layers, scale_position=True, **layers),
         decoder=DabDecoder(decoder_layers, **layers),
         position=SinePosition(width, temperature=(temperature, temperature)),
         labels=labels if denoising else None,
-        num_classes=num_classes,
         width=width,
         **fields,
         **dtypes,

@@ -117,13 +117,24 @@ def _encoder(part: nn.Module) -> dict[str, Any]:
     return arguments | {"activation": _key_of(ACTIVATIONS, part.activation)}
 
 
+def _labels(part: nn.Module | None) -> dict[str, Any]:
+    if part is None:
+        return {"denoising": False}
+    noise = {"label_noise": part.label_noise, "box_noise": part.box_noise}
+    return {"denoising": True, "dn_groups": part.groups} | noise
+
+
 # How each part of a model answers.
 PARTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
     "backbone": _backbone,
     "neck": lambda part: {"num_levels": part.num_levels},
     "encoder": _encoder,
     "decoder": lambda part: {"decoder_layers": part.num_layers},
-    "position": lambda part: {"position": _key_of(POSITIONS, type(part))},
+    "position": lambda part: {
+        "position": _key_of(POSITIONS, type(part)),
+        "temperature": getattr(part, "temperature", (None,))[0],
+    },
+    "labels": _labels,
 }
 
 

@@ -14,7 +14,19 @@ from jaxseg.train.overrides import apply_overrides
 
 NAMES = config_names()
 MASKS = [name for name in NAMES if name.endswith(("_panoptic_coco", "_instance_coco"))]
-COCO = [name for name in NAMES if name.endswith("_coco") and name not in MASKS]
+COCO = [name for name in NAMES if re.match("detr/.*_coco", name) and name not in MASKS]
+ANCHORS = [
+    name for name in NAMES if re.match("(deformable|dab|dn)_detr/.*_coco|dino/.*_coco", name)
+]
+FINETUNE = [name for name in NAMES if name.endswith("/finetune")]
+# What a fine-tuning config's rules are tried on.
+TUNED = {
+    "detr/finetune": "detr.r50",
+    "deformable_detr/finetune": "deformable_detr.r50_refine",
+    "dab_detr/finetune": "dab_detr.r50",
+    "dn_detr/finetune": "dn_detr.r50",
+    "dino/finetune": "dino.r50_4scale",
+}
 
 
 def test_every_config_is_listed_and_no_shared_part_is():
@@ -36,7 +48,8 @@ def test_every_docstring_has_command_hardware_and_result(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_rule_of_a_config_matches_its_model(name):
     experiment = load_config(name)
-    model = experiment.model or models.detr.r50()
+    model = experiment.model or models.build(TUNED[name])
+    model = model.clone(num_classes=model.num_classes or 9)  # 0: as many as the data has
     paths = flatten(abstract_params(model))
     assert lookup(experiment.sharding, paths, what="sharding")
     trainable = experiment.optimizer.trainable(paths)
@@ -44,7 +57,7 @@ def test_every_rule_of_a_config_matches_its_model(name):
     assert not [path for path in trainable if path.endswith(("/mean", "/var"))]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "detr/finetune"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in FINETUNE])
 def test_the_model_of_a_config_can_be_built_again_by_name(name):
     model = apply_overrides(load_config(name), ["model.num_classes=9"]).model
     builder, arguments = describe(model)
@@ -68,6 +81,30 @@ def test_the_papers_recipe(name):
     assert experiment.data.transform == detr_augmentation()
     factor = experiment.schedule.build(500 * 10)
     assert (float(factor(3999)), float(factor(4000))) == (1.0, pytest.approx(0.1))
+
+
+@pytest.mark.parametrize("name", ANCHORS)
+def test_the_recipe_of_detectors_with_anchors(name):
+    experiment = load_config(name)
+    optimizer = experiment.optimizer
+    paths = flatten(abstract_params(experiment.model))
+    rates = lookup(optimizer.learning_rates, paths, default=1.0)
+    by_part = {path: rate * optimizer.learning_rate for path, rate in rates.items()}
+    slow, main, batch = 1e-5, 1e-4, 16
+    if name.startswith("deformable_detr"):
+        slow, main, batch = 2e-5, 2e-4, 32
+        offsets = [path for path in paths if "sampling_offsets" in path]
+        assert {round(by_part[path], 9) for path in offsets} == {slow}
+    backbone = {round(by_part[path], 9) for path in paths if path.startswith("backbone/")}
+    assert backbone == {slow}
+    assert by_part["encoder/layer_0/linear1/kernel"] == pytest.approx(main)
+    assert (optimizer.weight_decay, optimizer.decays, optimizer.clip_norm) == (1e-4, (), 0.1)
+    assert experiment.data.batch_size == batch
+    assert experiment.criterion.denoising == name.startswith(("dn_detr", "dino"))
+    assert experiment.criterion.loss_ce == (2.0 if name.startswith("deformable_detr") else 1.0)
+    factor = experiment.schedule.build(round(experiment.epochs) * 10)
+    last = {50: 40, 12: 11, 24: 20, 36: 30}[experiment.epochs] * 10
+    assert (float(factor(last - 1)), float(factor(last))) == (1.0, pytest.approx(0.1))
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -97,7 +134,7 @@ def test_both_stages_of_a_panoptic_model_tell_the_same_classes_apart():
 @pytest.mark.parametrize("name", NAMES)
 def test_canvases_are_multiples_of_the_stride(name):
     experiment = load_config(name)
-    stride = 32 if experiment.model is None else experiment.model.stride
+    stride = (experiment.model or models.build(TUNED[name])).stride
     assert not [b for b in experiment.data.buckets if b[0] % stride or b[1] % stride]
 
 

@@ -26,7 +26,6 @@ class LabelContent(nn.Module):
       box_noise: how far boxes move, in halves of the size (centre) and in sizes.
     """
 
-    num_classes: int = 91
     width: int = 256
     groups: int = 5
     label_noise: float = 0.2
@@ -37,7 +36,7 @@ class LabelContent(nn.Module):
 
     @nn.compact
     def __call__(
-        self, targets: Targets | None, noise: Noise | None, train: bool
+        self, num_classes: int, targets: Targets | None, noise: Noise | None, train: bool
     ) -> tuple[Float[Array, " d"], Denoising | None]:
         """Content of matching queries, and noised targets as queries in training.
 
@@ -45,20 +44,20 @@ class LabelContent(nn.Module):
           noise: random numbers, drawn by default (rng "denoising").
         """
         embed = nn.Embed(
-            self.num_classes + 1,
+            num_classes + 1,
             self.width - 1,
             embedding_init=nn.initializers.normal(1.0),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name="label_enc",
         )
-        labels = embed(jnp.arange(self.num_classes + 1))
+        labels = embed(jnp.arange(num_classes + 1))
         unknown = mark(labels[-1], 0.0)
         if not train or targets is None:
             return unknown, None
         slots = plain_slots(targets.mask, self.groups)
         if noise is None:
-            noise = draw_noise(self.make_rng("denoising"), slots, self.num_classes)
+            noise = draw_noise(self.make_rng("denoising"), slots, num_classes)
         content = mark(labels[noised_labels(slots, targets, noise, self.label_noise)], 1.0)
         boxes = shifted_boxes(slots, targets, noise, self.box_noise)
         real = slots.real[..., None]

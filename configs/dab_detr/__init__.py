@@ -1,0 +1,1 @@
+"""Configs of DAB-DETR; `_recipe` holds what its models share."""

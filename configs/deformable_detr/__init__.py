@@ -1,0 +1,1 @@
+"""Configs of Deformable DETR; `_recipe` holds what its models share."""

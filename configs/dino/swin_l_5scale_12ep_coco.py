@@ -1,0 +1,19 @@
+"""DINO-Swin-L, 5 scales on COCO, 12 epochs (arXiv 2203.03605).
+
+    jaxseg train dino/swin_l_5scale_12ep_coco data.train=coco:/data/coco/train2017 \
+        data.val=coco:/data/coco/val2017 backbone=swin_large_patch4_window12_384_22k.pth
+
+`backbone` is Microsoft's file of ImageNet-22k weights.
+
+Hardware: the authors' 16 A100, 1 image each.
+Fewer devices take accumulate=4 and the same batch.
+Expected: 57.3 AP on val2017 (the authors' figure; not measured here).
+"""
+
+from jaxseg.models import dino
+from jaxseg.train.experiment import Experiment
+from jaxseg_configs.dino._recipe import SWIN_OPTIMIZER, coco
+
+
+def experiment() -> Experiment:
+    return coco(dino.swin_l_5scale(), epochs=12, optimizer=SWIN_OPTIMIZER)

@@ -1,0 +1,1 @@
+"""Configs of DN-DETR; its recipe is DAB-DETR's."""
