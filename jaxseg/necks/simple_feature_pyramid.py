@@ -18,7 +18,7 @@ EPSILON = 1e-6
 class PyramidLevel(nn.Module):
     """One factor: transposed convolutions or pooling, then a 1×1 and a 3×3 convolution."""
 
-    factor: float
+    factor: int | float
     width: int
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -39,9 +39,7 @@ class PyramidLevel(nn.Module):
         mask = scale_mask(mask, self.factor)
         for i, kernel in ((1, 1), (2, 3)):
             x = zero_padding(x, mask) if kernel > 1 else x
-            x = Conv(
-                self.width, kernel, kernel_init=torch_uniform, **dtypes, name=f"conv{i}"
-            )(x)
+            x = Conv(self.width, kernel, kernel_init=torch_uniform, **dtypes, name=f"conv{i}")(x)
             x = layer_norm(f"norm{i}", epsilon=EPSILON, **dtypes)(x)
         return x
 
@@ -56,7 +54,7 @@ class SimpleFeaturePyramid(nn.Module):
     """
 
     width: int = 256
-    factors: Sequence[float] = (4, 2, 1, 0.5)
+    factors: Sequence[int | float] = (4, 2, 1, 0.5)
     extra_level: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -89,7 +87,9 @@ class SimpleFeaturePyramid(nn.Module):
         return tuple(levels)
 
 
-def scale_mask(mask: Bool[Array, "b h w"] | None, factor: float) -> Bool[Array, "b _h _w"] | None:
+def scale_mask(
+    mask: Bool[Array, "b h w"] | None, factor: int | float
+) -> Bool[Array, "b _h _w"] | None:
     """The mask of a level."""
     if mask is None or factor == 1:
         return mask

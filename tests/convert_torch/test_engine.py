@@ -17,7 +17,8 @@ from jaxseg_convert_torch import (
     revert,
     to_state_dict,
 )
-from jaxseg_convert_torch.table import Table, rename
+from jaxseg_convert_torch.table import Buffer, Layout, Table, rename
+from jaxseg_convert_torch.templates import Template
 from tests.small_detr import assert_same, drawn, small
 
 MODELS = {"basic blocks": {"position": "learned"}, "bottlenecks": {"depth": 50}}
@@ -158,7 +159,10 @@ def test_aliases_are_checked_dropped_and_rebuilt():
     [
         ("transformer.decoder.layers.0.ca_qpos_proj.weight", "Conditional DETR"),
         ("model.decoder.layers.0.ca_qpos_proj.weight", "Conditional DETR"),
-        ("transformer.level_embed", "deformable attention"),
+        (
+            "model.encoder.layers.0.self_attn.sampling_offsets.bias",
+            "Hugging Face's Deformable DETR",
+        ),
         ("stages.0.0.dwconv.weight", "no conversion table knows these weights"),
     ],
 )
@@ -201,3 +205,55 @@ def test_a_criterions_class_weights_are_dropped_on_purpose():
     state = to_state_dict("detr", drawn(small()))
     state["criterion.empty_weight"] = np.ones(4, np.float32)
     assert convert(TABLES["detr"], state, small()).dropped == ["criterion.empty_weight"]
+
+
+def pair_table():
+    """A table of pairs, stored flat, with a buffer that counts them and a norm it lacks."""
+    count = Buffer(
+        Template("pairs_count"), Template("pairs"), lambda shape: np.arange(shape[0] // 2)
+    )
+    flat = Layout(
+        lambda value, wanted: value[: 2 * wanted[0]].reshape(-1, 2), lambda value: value.reshape(-1)
+    )
+    return Table(
+        "pairs",
+        "pairs",
+        (),
+        tensors=(rename("pairs"),),
+        layouts=((r"pairs", flat),),
+        buffers=(count,),
+        defaults=((r"norm/scale", 1.0),),
+    )
+
+
+def pair_shapes(rows):
+    scale = jax.ShapeDtypeStruct((4,), np.float32)
+    return {"pairs": jax.ShapeDtypeStruct((rows, 2), np.float32), "norm": {"scale": scale}}
+
+
+def test_layouts_buffers_and_defaults_come_and_go():
+    state = {"pairs": np.arange(6, dtype=np.float32), "pairs_count": np.arange(3)}
+    converted = convert(pair_table(), state, pair_shapes(3))
+    np.testing.assert_array_equal(converted.params["pairs"], [[0, 1], [2, 3], [4, 5]])
+    np.testing.assert_array_equal(converted.params["norm"]["scale"], np.ones(4))
+    assert_same(revert(pair_table(), converted.params, converted.origin), state)
+    assert_same(revert(pair_table(), converted.params), state)
+    assert not converted.resized
+    assert convert(pair_table(), state, pair_shapes(2)).resized == ["pairs"]
+
+
+def test_what_was_not_there_does_not_come_back():
+    state = {"pairs": np.arange(6, dtype=np.float32)}
+    converted = convert(pair_table(), state, pair_shapes(3))
+    assert_same(revert(pair_table(), converted.params, converted.origin), state)
+    converted.params["norm"]["scale"][0] = 2
+    with pytest.raises(ConversionError, match="norm/scale: in the official model it is always 1"):
+        revert(pair_table(), converted.params, converted.origin)
+
+
+def test_a_buffer_must_be_what_follows_from_its_tensor():
+    state = {"pairs": np.arange(6, dtype=np.float32), "pairs_count": np.arange(1, 4)}
+    with pytest.raises(ConversionError, match="pairs_count: it differs from what follows from"):
+        convert(pair_table(), state, pair_shapes(3))
+    with pytest.raises(ConversionError, match="missing    pairs: which pairs_count follows from"):
+        convert(pair_table(), {"pairs_count": np.arange(3)}, pair_shapes(3))
