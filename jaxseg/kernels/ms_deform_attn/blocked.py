@@ -1,0 +1,136 @@
+"""The form for CPUs: blocks of queries whose samples stay in the cache; gradients by hand.
+
+What costs time on a CPU is not arithmetic: it is large temporaries, whose pages the operating
+system hands out anew at every call, and index arithmetic repeated inside of gathers. So a loop
+takes a few queries at a time, and the rows are gathered from `value` as it lies.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
+
+from jaxseg.kernels.ms_deform_attn.blocks import Blocks
+from jaxseg.kernels.ms_deform_attn.reference import Shapes
+from jaxseg.typing import Array, Float
+
+
+def blocked(
+    value: Float[Array, "b n m d"],
+    shapes: Shapes,
+    locations: Float[Array, "b q m l p 2"],
+    weights: Float[Array, "b q m l p"],
+) -> Float[Array, "b q m*d"]:
+    """Arguments and result as in `ms_deform_attn`."""
+    b, q, *_ = locations.shape
+    locations, weights = locations.astype(jnp.float32), weights.astype(jnp.float32)
+    mixed = _attend(shapes, value, locations, weights)
+    return mixed.reshape(b, q, -1).astype(value.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend(shapes, value, locations, weights):
+    """The rows (image, query, head) in float32."""
+    blocks = Blocks.of(value, shapes, locations)
+    table = value.reshape(-1, blocks.width)
+
+    def step(i, mixed):
+        image, first, _ = blocks.place(i)
+        place = _apart(blocks.pixels, blocks.cut(locations, image, first))
+        weight = blocks.cut(weights, image, first)
+        rows, shares = _apart(blocks.neighbours, *place, weight, image)
+        part = sum(_mix(blocks, table, *of) for of in zip(rows, shares, strict=True))
+        return blocks.put(mixed, part, image, first)
+
+    size = blocks.images * blocks.queries * blocks.heads * blocks.width
+    return lax.fori_loop(0, blocks.images * blocks.per_image, step, jnp.zeros(size, jnp.float32))
+
+
+def _forward(shapes, value, locations, weights):
+    return _attend(shapes, value, locations, weights), (value, locations, weights)
+
+
+def _backward(shapes, saved, cotangent):
+    value, locations, weights = saved
+    blocks = Blocks.of(value, shapes, locations)
+    table = value.reshape(-1, blocks.width)
+
+    def step(i, gradients):
+        of_table, of_locations, of_weights = gradients
+        image, first, again = blocks.place(i)
+        place = _apart(blocks.pixels, blocks.cut(locations, image, first))
+        weight = blocks.cut(weights, image, first)
+        rows, shares = _apart(blocks.neighbours, *place, weight, image)
+        pull = blocks.cut(cotangent, image, first).reshape(blocks.rows, blocks.width)
+        dots = [_dot(blocks, table, row, pull) for row in rows]
+        *to_place, to_weights = _apart(blocks.to_samples, *place, weight, dots)
+        to_locations = _apart(_interleaved, *to_place)
+        pull = _apart(_without_first, pull, again)
+        for row, share in zip(rows, shares, strict=True):
+            of_table = _spread(blocks, of_table, row, share, pull)
+        of_locations = blocks.put(of_locations, to_locations, image, first)
+        return of_table, of_locations, blocks.put(of_weights, to_weights, image, first)
+
+    sizes = (table.shape, locations.size, weights.size)
+    zeros = tuple(jnp.zeros(size, jnp.float32) for size in sizes)
+    gradients = lax.fori_loop(0, blocks.images * blocks.per_image, step, zeros)
+    of_value, of_locations, of_weights = (
+        gradient.reshape(x.shape) for gradient, x in zip(gradients, saved, strict=True)
+    )
+    return of_value.astype(value.dtype), of_locations, of_weights
+
+
+_attend.defvjp(_forward, _backward)
+
+
+def _apart(compute: Callable, *arguments):
+    """Compute in a call of its own, whose arguments and results XLA:CPU keeps in memory.
+
+    Its fusion takes no notice of optimization barriers: it would repeat the geometry inside of
+    every gather and, with other roundings, could place a corner in one cell and the share of
+    the way from it in the next.
+    """
+    with set_xla_metadata(inlineable="false"):
+        return jax.jit(compute)(*arguments)
+
+
+def _rows(blocks: Blocks, table: Array, rows: Array) -> Array:
+    """Rows of the table, as (row, sample, channel), in float32."""
+    index = rows.reshape(blocks.rows, blocks.samples, 1)
+    numbers = lax.GatherDimensionNumbers((2,), (0,), (0,))
+    mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    found = lax.gather(table, index, numbers, (1, blocks.width), mode=mode)
+    return found.astype(jnp.float32)
+
+
+def _mix(blocks: Blocks, table: Array, rows: Array, shares: Array) -> Array:
+    """Sums over samples, as (row, channel)."""
+    shares = shares.reshape(blocks.rows, blocks.samples)
+    return jnp.einsum("rs,rsd->rd", shares, _rows(blocks, table, rows))
+
+
+def _dot(blocks: Blocks, table: Array, rows: Array, pull: Array) -> Array:
+    """Each row of the table times its gradient, flat."""
+    return jnp.einsum("rsd,rd->rs", _rows(blocks, table, rows), pull).reshape(-1)
+
+
+def _spread(blocks: Blocks, table: Array, rows: Array, shares: Array, pull: Array) -> Array:
+    """Add to rows of the table their shares of the gradient."""
+    updates = shares.reshape(blocks.rows, blocks.samples, 1) * pull[:, None]
+    numbers = lax.ScatterDimensionNumbers((1,), (0,), (0,))
+    mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
+    updates = updates.reshape(-1, blocks.width)
+    return lax.scatter_add(table, rows[:, None], updates, numbers, mode=mode)
+
+
+def _interleaved(x: Array, y: Array) -> Array:
+    return jnp.stack([x, y], -1).reshape(-1)
+
+
+def _without_first(rows: Array, count: Array) -> Array:
+    """Blocks may overlap: what they add to one table is added once."""
+    counts = lax.broadcasted_iota(jnp.int32, rows.shape, 0) >= count
+    return lax.select(counts, rows, lax.full_like(rows, 0))
