@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import Literal, get_args
 
+import jax
+
+from jaxseg.kernels.ms_deform_attn.blocked import blocked
 from jaxseg.kernels.ms_deform_attn.reference import Shapes, reference
 from jaxseg.typing import Array, Float
 
-Implementation = Literal["reference"]
-IMPLEMENTATIONS: dict[str, Callable] = {"reference": reference}
+Implementation = Literal["reference", "blocked"]
+IMPLEMENTATIONS: dict[str, Callable] = {"reference": reference, "blocked": blocked}
 
 
 def ms_deform_attn(
@@ -31,10 +34,10 @@ def ms_deform_attn(
       locations: (x, y) in [0, 1] of each map; anything is allowed.
       weights: of the samples; softmaxed over levels and points by the caller.
       implementation: a name in `IMPLEMENTATIONS`, which never falls back to another; None
-        chooses by platform and memory.
+        chooses by platform.
     """
     _check(value, shapes, locations, weights)
-    name = implementation or "reference"
+    name = implementation or ("blocked" if jax.default_backend() == "cpu" else "reference")
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"no implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}")
     return IMPLEMENTATIONS[name](value, shapes, locations, weights)
