@@ -23,14 +23,17 @@ P = PartitionSpec
 
 # Megatron's layout (arXiv 1909.08053, section 3): the first matrix of a pair is split by its
 # columns and the second by its rows over "tensor"; what remains is split over "fsdp".
+# One regular expression for all models: a line that matches nothing in a model is an error.
+FIRST = r"(/(q|k|v|value)_proj|/[sc]a_\w+_proj|/linear1|/reduction)"
 TRANSFORMER: Table[PartitionSpec] = (
-    (r"/(q_proj|k_proj|v_proj|linear1)/kernel$", P("fsdp", "tensor")),
-    (r"/(q_proj|k_proj|v_proj|linear1)/bias$", P("tensor")),
-    (r"/(out_proj|linear2)/kernel$", P("tensor", "fsdp")),
+    (rf"{FIRST}/kernel$", P("fsdp", "tensor")),
+    (rf"{FIRST}/bias$", P("tensor")),
+    (r"(out_proj|output_proj|/linear2)/kernel$", P("tensor", "fsdp")),
 )
 DETR: Table[PartitionSpec] = (
     *TRANSFORMER,
-    (r"^backbone/.*/kernel$", P(None, None, None, "fsdp")),
+    (r"^(backbone|neck|mask_head)/.*/kernel$", P(None, None, None, "fsdp")),
+    (r"/(kernel|embedding)$", P(None, "fsdp")),
     (r"", P()),
 )
 

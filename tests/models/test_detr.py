@@ -70,11 +70,18 @@ def test_every_model_answers_with_the_shapes_it_promises(name):
     model = build(name, num_classes=11, num_queries=13)
     batch = images(noise(64, 96, 0), noise(50, 33, 1), canvas=(64, 96))
     output, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), batch)
+    # One class more stands for no object, where classes compete.
+    classes = 12 if name.startswith("detr.") else 11
+    queries = 13 * max(getattr(model, "num_patterns", 0), 1)
     layers = model.decoder.num_layers
-    assert output.logits.shape == (layers, 2, 13, 12)
-    assert output.boxes.shape == (layers, 2, 13, 4)
-    stride = model.backbone.strides[-1]
-    assert output.memory.shape[1] == (64 // stride) * (96 // stride)
+    assert output.logits.shape == (layers, 2, queries, classes)
+    assert output.boxes.shape == (layers, 2, queries, 4)
+    strides = list(model.backbone.strides)
+    if not hasattr(model, "neck"):
+        strides = strides[-1:]
+    while len(strides) < getattr(getattr(model, "neck", None), "num_levels", 1):
+        strides.append(2 * strides[-1])
+    assert output.memory.shape[1] == sum(-(-64 // s) * -(-96 // s) for s in strides)
 
 
 @pytest.mark.parametrize("norm", ["frozen_batch_norm", "group_norm"])

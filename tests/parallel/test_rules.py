@@ -1,5 +1,4 @@
 import jax
-import jax.numpy as jnp
 import pytest
 from jax.sharding import PartitionSpec as P
 
@@ -63,6 +62,6 @@ def test_the_table_of_detr_splits_what_is_large_in_every_model(name):
         for path, leaf in flat.items()
         if leaf.size >= 2**16 and "fsdp" not in fit(specs[path], leaf.shape, mesh)
     ]
-    # The projection and the heads are small beside the rest.
-    assert all(path.startswith(("input_proj/", "bbox_embed/")) for path in whole), whole
-    assert jnp.dtype("float32") == flat["class_embed/kernel"].dtype
+    # These are small beside the rest.
+    small = ("input_proj/", "bbox_embed/", "tgt_embed/")
+    assert all(path.startswith(small) for path in whole), whole
