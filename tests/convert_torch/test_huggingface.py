@@ -267,7 +267,7 @@ def test_configs_name_their_builder(changes, name):
     ("changes", "message"),
     [
         ({"model_type": "conditional_detr"}, "conditional_detr"),
-        ({"architectures": ["DetrForSegmentation"]}, "architectures"),
+        ({"architectures": ["DetrModel"]}, "architectures"),
         ({"decoder_layerdrop": 0.1}, "decoder_layerdrop must be 0; got 0.1"),
         ({"decoder_attention_heads": 4}, "decoder_attention_heads"),
         ({"activation_function": "swish"}, "activation_function must be 'relu' or 'gelu'"),
