@@ -57,28 +57,36 @@ def _pull(table, index, weights, cotangent):
 
 
 def _mix_in_chunks(table, index, weights):
-    """`mix` of one table, a chunk of its queries at a time."""
-    q = index.shape[1]
-    chunks = _chunks(table, index)
-    cut = partial(_cut, count=chunks)
+    """`mix`, a chunk of the queries at a time."""
+    cut = partial(_cut, count=_chunks(table, index))
     mixed = lax.map(lambda part: mix(table, *part), (cut(index), cut(weights)))
-    return mixed.reshape(-1, mixed.shape[-1])[:q]
+    return mixed.reshape(-1, mixed.shape[-1])[: index.shape[1]]
 
 
-def _pull_in_chunks(add: Callable, table, index, weights, cotangent):
-    """`_pull` of one table, a chunk at a time, with the rows' gradients summed by `add`."""
-    q = index.shape[1]
+def _to_weights_in_chunks(table, index, cotangent):
+    cut = partial(_cut, count=_chunks(table, index))
+    chunks = cut(index), cut(cotangent.T)
+    found = lax.map(lambda part: to_weights(table, part[0], part[1].T), chunks)
+    found = jnp.moveaxis(found, 0, -2)  # (4, k, chunk, q)
+    return found.reshape(*found.shape[:2], -1)[..., : index.shape[1]]
+
+
+def _to_table_in_chunks(add: Callable, table, index, weights, cotangent):
+    """Gradient of the table, its rows summed by `add`."""
     cut = partial(_cut, count=_chunks(table, index))
 
     def step(of_table, part):
         index, weights, cotangent = part
-        of_table = add(of_table, index, to_updates(weights, cotangent.T))
-        return of_table, to_weights(table, index, cotangent.T)
+        return add(of_table, index, to_updates(weights, cotangent.T)), None
 
     zeros = jnp.zeros(table.shape, jnp.float32)
-    of_table, of_weights = lax.scan(step, zeros, (cut(index), cut(weights), cut(cotangent.T)))
-    of_weights = jnp.moveaxis(of_weights, 0, -2).reshape(*weights.shape[:2], -1)
-    return of_table, of_weights[..., :q]
+    of_table, _ = lax.scan(step, zeros, (cut(index), cut(weights), cut(cotangent.T)))
+    return of_table
+
+
+def _pull_in_chunks(add: Callable, table, index, weights, cotangent):
+    of_table = _to_table_in_chunks(add, table, index, weights, cotangent)
+    return of_table, _to_weights_in_chunks(table, index, cotangent)
 
 
 def _chunks(table, index) -> int:
@@ -98,8 +106,14 @@ def _each(function: Callable) -> Callable:
     return lambda *arguments: lax.map(lambda of_one: function(*of_one), arguments)
 
 
+table_gradient_in_order = _each(partial(_to_table_in_chunks, add_by_row))
+
 quad = partial(quads.attend, quads.with_gradients(jax.vmap(mix), jax.vmap(_pull)))
-_in_chunks = quads.with_gradients(_each(_mix_in_chunks), _each(partial(_pull_in_chunks, scatter)))
-chunked = partial(quads.attend, _in_chunks)
-_ordered = quads.with_gradients(_each(_mix_in_chunks), _each(partial(_pull_in_chunks, add_by_row)))
-ordered = partial(quads.attend, _ordered)
+chunked = partial(
+    quads.attend,
+    quads.with_gradients(_each(_mix_in_chunks), _each(partial(_pull_in_chunks, scatter))),
+)
+ordered = partial(
+    quads.attend,
+    quads.with_gradients(_each(_mix_in_chunks), _each(partial(_pull_in_chunks, add_by_row))),
+)
