@@ -146,7 +146,9 @@ class Schedule:
     def _too_large(self, index: int, size: Size, canvases: Buckets) -> "CanvasError":
         return CanvasError(
             f"image {self._image_ids[index]!r} becomes {size[0]} x {size[1]} (height x width) and "
-            f"fits none of the buckets {canvases}; add a larger bucket or resize to a smaller size"
+            f"fits none of the buckets {canvases}: add a larger one, or resize to smaller sizes. "
+            "In a config these are data.buckets and data.transform (`--show` lists its sizes); "
+            "data.scale changes all of them together"
         )
 
     def _size(self, index: int, epoch: int) -> Size:

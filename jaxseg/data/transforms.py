@@ -6,9 +6,11 @@
 `detr_augmentation` and `evaluation_transform` are DETR's own.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from functools import cached_property
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from jaxseg.data.edits import Crop, Edit, Flip, Resize, Size, apply, final_size
 
 __all__ = [
     "Chain",
+    "DetrAugmentation",
     "Either",
     "FixedSize",
     "RandomCrop",
@@ -23,11 +26,13 @@ __all__ = [
     "RandomResize",
     "ScaleJitter",
     "ShortSide",
+    "SmallSetAugmentation",
     "Transform",
     "apply",
     "detr_augmentation",
     "evaluation_transform",
     "final_size",
+    "pixels",
     "short_side_size",
     "small_set_augmentation",
 ]
@@ -38,6 +43,11 @@ class Transform(Protocol):
 
     def draw(self, size: Size, rng: np.random.Generator) -> tuple[Edit, ...]:
         """Edits for an image of (h, w); the same generator state gives the same edits."""
+
+
+def pixels(**options: Any) -> Any:
+    """A dataclass's field for lengths in pixels, which `scaling.scaled` multiplies."""
+    return dataclasses.field(metadata={"pixels": True}, **options)
 
 
 @dataclass(frozen=True)
@@ -82,8 +92,8 @@ class RandomFlip:
 class ShortSide:
     """Resize so that the short side is `short` pixels, and the long one at most `long` (or any)."""
 
-    short: int
-    long: int | None = None
+    short: int = pixels()
+    long: int | None = pixels(default=None)
 
     def draw(self, size: Size, rng: np.random.Generator) -> tuple[Edit, ...]:
         new = short_side_size(size, self.short, self.long)
@@ -94,8 +104,8 @@ class ShortSide:
 class RandomResize:
     """`ShortSide` with one of several short sides."""
 
-    shorts: tuple[int, ...]
-    long: int | None = None
+    shorts: tuple[int, ...] = pixels()
+    long: int | None = pixels(default=None)
 
     def draw(self, size: Size, rng: np.random.Generator) -> tuple[Edit, ...]:
         short = self.shorts[rng.integers(len(self.shorts))]
@@ -106,8 +116,8 @@ class RandomResize:
 class FixedSize:
     """Resize to (height, width) exactly; the aspect ratio changes."""
 
-    height: int
-    width: int
+    height: int = pixels()
+    width: int = pixels()
 
     def draw(self, size: Size, rng: np.random.Generator) -> tuple[Edit, ...]:
         new = (self.height, self.width)
@@ -121,8 +131,8 @@ class RandomCrop:
     A side shorter than `low` is kept whole.
     """
 
-    low: int
-    high: int
+    low: int = pixels()
+    high: int = pixels()
 
     def draw(self, size: Size, rng: np.random.Generator) -> tuple[Edit, ...]:
         height, width = size
@@ -143,8 +153,8 @@ class ScaleJitter:
     canvas pads it.
     """
 
-    height: int
-    width: int
+    height: int = pixels()
+    width: int = pixels()
     low: float = 0.8
     high: float = 1.25
 
@@ -175,16 +185,40 @@ def short_side_size(size: Size, short: int, long: int | None = None) -> Size:
 DETR_SHORTS = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
 
 
+@dataclass(frozen=True)
+class DetrAugmentation:
+    """DETR's augmentation for training: flip; then resize, or resize, crop and resize.
+
+    Attributes:
+      shorts, long: short sides to resize to, and what the long side never passes.
+      crop_shorts: short sides before cropping.
+      crop: the least and the greatest side of the window.
+    """
+
+    shorts: tuple[int, ...] = pixels(default=DETR_SHORTS)
+    long: int | None = pixels(default=1333)
+    crop_shorts: tuple[int, ...] = pixels(default=(400, 500, 600))
+    crop: tuple[int, int] = pixels(default=(384, 600))
+
+    @cached_property
+    def steps(self) -> Chain:
+        """What it is made of."""
+        resize = RandomResize(self.shorts, self.long)
+        cropped = Chain((RandomResize(self.crop_shorts), RandomCrop(*self.crop), resize))
+        return Chain((RandomFlip(), Either(resize, cropped)))
+
+    def draw(self, size: Size, rng: np.random.Generator) -> tuple[Edit, ...]:
+        return self.steps.draw(size, rng)
+
+
 def detr_augmentation(
     shorts: Sequence[int] = DETR_SHORTS,
     long: int = 1333,
     crop_shorts: Sequence[int] = (400, 500, 600),
     crop: tuple[int, int] = (384, 600),
-) -> Chain:
-    """DETR's augmentation for training: flip; then resize, or resize, crop and resize."""
-    resize = RandomResize(tuple(shorts), long)
-    cropped = Chain((RandomResize(tuple(crop_shorts)), RandomCrop(*crop), resize))
-    return Chain((RandomFlip(), Either(resize, cropped)))
+) -> DetrAugmentation:
+    """DETR's augmentation for training."""
+    return DetrAugmentation(tuple(shorts), long, tuple(crop_shorts), crop)
 
 
 def evaluation_transform(short: int = 800, long: int = 1333) -> ShortSide:
@@ -192,13 +226,34 @@ def evaluation_transform(short: int = 800, long: int = 1333) -> ShortSide:
     return ShortSide(short, long)
 
 
-def small_set_augmentation(height: int, width: int, *, vertical: bool = False) -> Chain:
+@dataclass(frozen=True)
+class SmallSetAugmentation:
     """For small data sets on one canvas: flips, and scales of 0.8 to 1.25 with a crop.
 
-    Set `vertical` where up and down mean nothing, as under a microscope or from the air.
+    Attributes:
+      height, width: of the canvas.
+      vertical: whether up and down mean nothing, as under a microscope or from the air.
     """
-    flips = (RandomFlip(), RandomFlip(axis="vertical")) if vertical else (RandomFlip(),)
-    return Chain((*flips, ScaleJitter(height, width)))
+
+    height: int = pixels()
+    width: int = pixels()
+    vertical: bool = False
+
+    @cached_property
+    def steps(self) -> Chain:
+        """What it is made of."""
+        flips = (RandomFlip(), RandomFlip(axis="vertical")) if self.vertical else (RandomFlip(),)
+        return Chain((*flips, ScaleJitter(self.height, self.width)))
+
+    def draw(self, size: Size, rng: np.random.Generator) -> tuple[Edit, ...]:
+        return self.steps.draw(size, rng)
+
+
+def small_set_augmentation(
+    height: int, width: int, *, vertical: bool = False
+) -> SmallSetAugmentation:
+    """`SmallSetAugmentation` of these sizes."""
+    return SmallSetAugmentation(height, width, vertical)
 
 
 def _random_window(size: Size, window: Size, rng: np.random.Generator) -> Crop:

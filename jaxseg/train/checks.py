@@ -28,8 +28,9 @@ def check_settings(experiment: Experiment) -> None:
     for name in AT_LEAST_1:
         _at_least(experiment, name, 1)
     _at_least(experiment, "data.workers", 0)
-    if experiment.epochs <= 0:
-        raise UserError(f"epochs must be above 0; got {experiment.epochs}")
+    for name in ("epochs", "data.scale"):
+        if _value(experiment, name) <= 0:
+            raise UserError(f"{name} must be above 0; got {_value(experiment, name)}")
     _one_of(experiment, "matmul_precision", ("default", "high", "highest"))
     _one_of(experiment, "data.on_error", ("raise", "skip"))
     if experiment.dtype is not None and not jnp.issubdtype(experiment.dtype, jnp.floating):

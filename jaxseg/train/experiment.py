@@ -6,12 +6,13 @@
 Everything in it can be changed on the command line by its dotted name; see `train.overrides`.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
+from jaxseg.data.scaling import scaled, scaled_buckets, times
 from jaxseg.data.transforms import Transform
 from jaxseg.losses.criterion import SetCriterion
 from jaxseg.parallel import rules
@@ -35,6 +36,8 @@ class Data:
       buckets: canvases (h, w), each compiled once.
       transform: augmentation.
       image: mean and deviation, and the size for evaluation and prediction.
+      scale: of all sizes in `transform`, `buckets` and `image`: 0.5 computes on a quarter of the
+        pixels.
       max_targets: slots for the objects of an image; more are left out.
       masks: whether targets have masks, as models that draw them need; each slot then holds a
         canvas.
@@ -52,12 +55,29 @@ class Data:
     numbering: Literal["contiguous", "raw"] = "contiguous"
     batch_size: int = 16
     image: ImageConfig = field(default_factory=ImageConfig)
+    scale: float = 1.0
     max_targets: int = 100
     masks: bool = False
     workers: int = 0
     eval_batch_size: int | None = None
     eval_limit: int | None = None
     on_error: Literal["raise", "skip"] = "raise"
+
+    def scaled(self, stride: int) -> "Data":
+        """The same with `scale` applied; canvases are rounded up to multiples of the stride."""
+        if self.scale == 1:
+            return self
+        image = replace(
+            self.image,
+            short_side=times(self.image.short_side, self.scale),
+            long_side=times(self.image.long_side, self.scale),
+        )
+        return replace(
+            self,
+            transform=scaled(self.transform, self.scale),
+            buckets=scaled_buckets(self.buckets, self.scale, stride),
+            image=image,
+        )
 
 
 @dataclass(frozen=True)

@@ -139,8 +139,9 @@ def prepare(experiment: Experiment) -> Session:
     classes = train_set.classes
     notes: list[str] = []
     model, initial = resolve_model(experiment, classes, notes.append)
+    data = data.scaled(model.stride)
     check_masks(data, model)
-    experiment = dataclasses.replace(experiment, model=model)
+    experiment = dataclasses.replace(experiment, model=model, data=data)
     index, processes = loader_shard(mesh)
     loader = Loader(
         train_set,
