@@ -6,6 +6,7 @@ numpy's (from the loader) or JAX's; all of them are data, so the structs pass th
 """
 
 import flax.struct
+import jax.numpy as jnp
 
 from jaxseg.typing import Array, Bool, Float, Int, Num
 
@@ -85,6 +86,74 @@ class Predictions:
 
     logits: Float[Array, "b q k"]
     boxes: Float[Array, "b q 4"]
+
+
+@flax.struct.dataclass
+class Proposals:
+    """What the tokens propose.
+
+    Attributes:
+      features: of each token, after its linear layer and norm.
+      logits: class logits of each token.
+      box_logits: boxes before the sigmoid; infinite where there is no anchor.
+      anchors: the same before the box head's word.
+      score: what tokens are ranked by.
+      index: the chosen tokens, best first.
+    """
+
+    features: Float[Array, "b n d"]
+    logits: Float[Array, "b n k"]
+    box_logits: Float[Array, "b n 4"]
+    anchors: Float[Array, "b n 4"]
+    score: Float[Array, "b n"]
+    index: Int[Array, "b q"]
+
+    def chosen(self, x: Float[Array, "b n c"]) -> Float[Array, "b q c"]:
+        """The rows of the chosen tokens."""
+        return jnp.take_along_axis(x, self.index[..., None], 1)
+
+
+@flax.struct.dataclass
+class Slots:
+    """What each denoising slot stands for.
+
+    Attributes:
+      group: index of its group.
+      negative: True in the half of a group whose boxes lie too far away to be right.
+      target: the target slot that it copies.
+      real: True where there is such a target.
+      used: True on slots of the originals' layout.
+      groups: number of groups of each image.
+    """
+
+    group: Int[Array, "b s"]
+    negative: Bool[Array, "b s"]
+    target: Int[Array, "b s"]
+    real: Bool[Array, "b s"]
+    used: Bool[Array, "b s"]
+    groups: Int[Array, " b"]
+
+    @property
+    def positive(self) -> Bool[Array, "b s"]:
+        """Slots whose target is to be found again."""
+        return self.real & ~self.negative
+
+
+@flax.struct.dataclass
+class Noise:
+    """The random numbers of each slot.
+
+    Attributes:
+      flip: uniform in [0, 1): whether the label is replaced.
+      label: by which.
+      shift: uniform in [0, 1) for each of four coordinates.
+      sign: -1 or 1 for each (contrastive denoising alone).
+    """
+
+    flip: Float[Array, "b s"]
+    label: Int[Array, "b s"]
+    shift: Float[Array, "b s 4"]
+    sign: Float[Array, "b s 4"]
 
 
 @flax.struct.dataclass

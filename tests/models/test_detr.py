@@ -68,7 +68,7 @@ def test_published_models_have_the_published_number_of_parameters(name, count):
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_answers_with_the_shapes_it_promises(name):
     model = build(name, num_classes=11, num_queries=13)
-    batch = images(noise(64, 96, 0), noise(50, 33, 1), canvas=(64, 96))
+    batch = images(noise(64, 96, 0), noise(50, 33, 1), canvas=(64, 128))
     output, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), batch)
     # One class more stands for no object, where classes compete.
     classes = 12 if name.startswith("detr.") else 11
@@ -81,7 +81,7 @@ def test_every_model_answers_with_the_shapes_it_promises(name):
         strides = strides[-1:]
     while len(strides) < getattr(getattr(model, "neck", None), "num_levels", 1):
         strides.append(2 * strides[-1])
-    assert output.memory.shape[1] == sum(-(-64 // s) * -(-96 // s) for s in strides)
+    assert output.memory.shape[1] == sum(-(-64 // s) * -(-128 // s) for s in strides)
 
 
 @pytest.mark.parametrize("norm", ["frozen_batch_norm", "group_norm"])

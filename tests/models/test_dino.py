@@ -38,6 +38,7 @@ BUILDERS = {
     "dino_static": functools.partial(dino, dn_number=0, selection="static"),
     "dino_unshared": functools.partial(dino, dn_number=50, shared_heads=False),
 }
+QUICK = ("two_stage", "dab_patterns", "dn_deformable", "dino")
 DENOISING = ("dn", "dn_deformable", "dino")
 CRITERION = SetCriterion(
     classes=FocalClasses(), giou_epsilon=1e-6, first_stage=FirstStage("interm"), denoising=True
@@ -91,7 +92,10 @@ def test_published_models_train_the_published_number_of_parameters(name, count):
     assert sum(np.prod(leaf.shape, dtype=int) for leaf in trained.values()) == count
 
 
-@pytest.mark.parametrize("name", ["two_stage", "dab_deformable", "dino"])
+@pytest.mark.parametrize(
+    "name",
+    ["dino", *(pytest.param(n, marks=pytest.mark.slow) for n in ("two_stage", "dab_deformable"))],
+)
 def test_an_exact_canvas_gives_every_image_the_result_it_has_alone(name):
     model = small(name, canvas="exact")
     params = init(model)
@@ -114,7 +118,10 @@ def test_an_exact_canvas_equals_the_original_without_padding():
     np.testing.assert_allclose(found.boxes, wanted.boxes, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("name", sorted(BUILDERS))
+@pytest.mark.parametrize(
+    "name",
+    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in sorted(BUILDERS)],
+)
 def test_every_model_trains_on_images_with_and_without_objects(name):
     model = small(name)
     params = init(model)

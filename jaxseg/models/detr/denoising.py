@@ -10,56 +10,12 @@ within it (of images with fewer targets) are attended, as in the originals.
 
 from typing import NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 
 from jaxseg.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from jaxseg.structures import Denoised, Targets
+from jaxseg.structures import Denoised, Noise, Slots, Targets
 from jaxseg.typing import Array, Bool, Float, Int, Key
-
-
-@flax.struct.dataclass
-class Slots:
-    """What each denoising slot stands for.
-
-    Attributes:
-      group: index of its group.
-      negative: True in the half of a group whose boxes lie too far away to be right.
-      target: the target slot that it copies.
-      real: True where there is such a target.
-      used: True on slots of the originals' layout.
-      groups: number of groups of each image.
-    """
-
-    group: Int[Array, "b s"]
-    negative: Bool[Array, "b s"]
-    target: Int[Array, "b s"]
-    real: Bool[Array, "b s"]
-    used: Bool[Array, "b s"]
-    groups: Int[Array, " b"]
-
-    @property
-    def positive(self) -> Bool[Array, "b s"]:
-        """Slots whose target is to be found again."""
-        return self.real & ~self.negative
-
-
-@flax.struct.dataclass
-class Noise:
-    """The random numbers of each slot.
-
-    Attributes:
-      flip: uniform in [0, 1): whether the label is replaced.
-      label: by which.
-      shift: uniform in [0, 1) for each of four coordinates.
-      sign: -1 or 1 for each (contrastive denoising alone).
-    """
-
-    flip: Float[Array, "b s"]
-    label: Int[Array, "b s"]
-    shift: Float[Array, "b s 4"]
-    sign: Float[Array, "b s 4"]
 
 
 class Denoising(NamedTuple):

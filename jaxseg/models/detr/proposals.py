@@ -6,7 +6,6 @@ section 3.3, chooses in the same way.
 
 from collections.abc import Callable, Sequence
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -14,35 +13,11 @@ from flax import linen as nn
 from jaxseg.models.detr.levels import Encoded, join
 from jaxseg.nn.initializers import torch_bias, xavier_uniform
 from jaxseg.nn.layers import layer_norm
+from jaxseg.structures import Proposals
 from jaxseg.typing import Array, Bool, DTypeLike, Float, Int
 
 SIZE = 0.05  # of an anchor of the finest level; every level doubles it
 INSIDE = (0.01, 0.99)
-
-
-@flax.struct.dataclass
-class Proposals:
-    """What the tokens propose.
-
-    Attributes:
-      features: of each token, after its linear layer and norm.
-      logits: class logits of each token.
-      box_logits: boxes before the sigmoid; infinite where there is no anchor.
-      anchors: the same before the box head's word.
-      score: what tokens are ranked by.
-      index: the chosen tokens, best first.
-    """
-
-    features: Float[Array, "b n d"]
-    logits: Float[Array, "b n k"]
-    box_logits: Float[Array, "b n 4"]
-    anchors: Float[Array, "b n 4"]
-    score: Float[Array, "b n"]
-    index: Int[Array, "b q"]
-
-    def chosen(self, x: Float[Array, "b n c"]) -> Float[Array, "b q c"]:
-        """The rows of the chosen tokens."""
-        return jnp.take_along_axis(x, self.index[..., None], 1)
 
 
 class ProposalEncoder(nn.Module):
