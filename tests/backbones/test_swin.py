@@ -100,10 +100,14 @@ def test_an_image_has_the_same_maps_on_any_canvas(fields):
 
 
 def test_without_a_mask_padding_is_content():
-    net = Swin(**SMALL)
+    net = Swin(**ONE_STAGE)
     pixels = jnp.asarray(np.random.default_rng(0).normal(size=(1, 20, 20, 3)), jnp.float32)
     params = draw(net, pixels)
-    forward = jax.jit(lambda pixels: net.apply({"params": params}, pixels)[0])
+
+    @functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
+    def forward(pixels):
+        return net.apply({"params": params}, pixels)[0]
+
     alone, padded = forward(pixels), forward(jnp.pad(pixels, ((0, 0), (0, 12), (0, 12), (0, 0))))
     assert jnp.abs(padded[:, :5, :5] - alone).max() > 1e-2
 
@@ -116,6 +120,7 @@ def test_windows_shift_even_where_the_map_is_one_window():
     regions = shift_regions(jnp.array([[3, 3]]), 3, 3, 3, 1)
     params = draw(Block(2, 3), x, None, None)
 
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_TO_COMPILE)
     def corner(block, x, regions):
         return block.apply({"params": params}, x, None, regions)[0, 0, 0]
 
