@@ -138,13 +138,15 @@ def name_predictions(output: DetectorOutput) -> dict:
 def describe_encoded(encoded: Encoded) -> dict:
     """Tensors of the levels and the encoder."""
     real = np.asarray(encoded.mask)[..., None]
+    # A jitted function returns them as arrays.
+    shapes = tuple((int(h), int(w)) for h, w in encoded.shapes)
     return by_name(
         spatial_shapes=np.asarray(encoded.shapes),
         mask=padding(encoded.mask),
         valid_ratios=encoded.valid_ratios,
         src=encoded.tokens,
         encoder__position=encoded.position,
-        encoder__reference_points=cell_centres(encoded.valid_ratios, encoded.shapes),
+        encoder__reference_points=cell_centres(encoded.valid_ratios, shapes),
         memory=np.where(real, encoded.memory, 0),
     )
 

@@ -236,14 +236,10 @@ def test_suppression_leaves_one_detection_of_each_place():
     assert len(np.unique(np.round(found.boxes[0][kept], 3), axis=0)) == kept.sum()
 
 
-def test_wrong_fields_are_refused_with_the_choice():
+def test_what_does_not_fit_together_is_refused_with_what_to_do():
     batch = images(noise(64, 64, 1), canvas=(64, 64))
-    with pytest.raises(ValueError, match="selection must be one of mixed, pure, static"):
-        init(small("dino", selection="best"))
     with pytest.raises(ValueError, match="two_stage needs refine=True"):
         init(small("deformable", two_stage=True))
-    with pytest.raises(ValueError, match="anchors must be one of normal, uniform, fixed"):
-        init(small("dab", anchors="square"))
     model = small("dino", canvas="exact")
     half = Images(batch.pixels[:, :32], batch.mask[:, :32])
     with pytest.raises(ValueError, match="multiples of 64"):
