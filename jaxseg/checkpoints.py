@@ -110,7 +110,8 @@ def from_pretrained(
         classes, the class head starts from random weights.
       revision: branch, tag or commit of a Hugging Face id.
       local_files_only: never reach for the network; by default as HF_HUB_OFFLINE says.
-      say: is told what had to be assumed, and what starts from random weights.
+      say: is told what had to be assumed, and what starts from random weights; by default the
+        log.
       model_overrides: builder arguments that replace the stored ones (canvas="exact", dtype=...).
 
     Raises:
@@ -177,7 +178,9 @@ def _open_hub(repo: str, revision: str | None, local_files_only: bool | None) ->
     return source
 
 
-def load_backbone(path: str | os.PathLike, model: nn.Module) -> dict:
+def load_backbone(
+    path: str | os.PathLike, model: nn.Module, say: Callable[[str], None] = logger.warning
+) -> dict:
     """Nested parameters for `model`'s backbone, such as ImageNet's to begin a training with.
 
     Args:
@@ -185,17 +188,23 @@ def load_backbone(path: str | os.PathLike, model: nn.Module) -> dict:
         folder, or a detector's whose backbone is taken: an official file, a native folder (or
         the weights in it) or one of Hugging Face.
       model: a detector with a backbone of the same size; foreign ResNets have frozen batch norms.
+      say: is told what had to be resized.
 
     Raises:
       UserError: unreadable weights, or a report of all that does not fit.
     """
     path, shapes = Path(path), abstract_params(model)["backbone"]
+    if not path.exists():
+        raise UserError(
+            f"there is no backbone {path}: give a file or folder, such as torchvision's ResNet-50 "
+            "(https://download.pytorch.org/models/resnet50-0676ba61.pth)"
+        )
     folder = path.parent if path.name == native.WEIGHTS else path
     if is_native(folder):
         return _native_backbone(folder, flatten(shapes))
     from jaxseg_convert_torch.backbones import load_backbone_file
 
-    return jax.tree.map(jnp.asarray, load_backbone_file(path, shapes))
+    return jax.tree.map(jnp.asarray, load_backbone_file(path, shapes, say))
 
 
 def _native_backbone(folder: Path, shapes: Mapping[str, Any]) -> dict:

@@ -157,4 +157,9 @@ def _write_back(args, source: Source) -> int:
     write = write_official if args.to == "official" else write_huggingface
     count = write(pretrained, args.destination)
     print(f"wrote    {args.destination}: {count} tensors of the {args.to} form")
+    if count < len(source.flat):
+        print(
+            f"         ({len(source.flat)} parameters here: attention's query, key and value are "
+            "one tensor there)"
+        )
     return 0

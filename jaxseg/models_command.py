@@ -16,14 +16,15 @@ def run(args: argparse.Namespace) -> int:
     """Print a line for each model; no weights are made."""
     if unknown := [name for name in args.name if name not in MODELS]:
         raise UserError(f"no model {unknown[0]!r}; there are {', '.join(sorted(MODELS))}")
-    for name in args.name or MODELS:
-        print(line(name))
+    names = args.name or list(MODELS)
+    for name in names:
+        print(line(name, width=max(map(len, names))))
     return 0
 
 
-def line(name: str) -> str:
+def line(name: str, width: int = 0) -> str:
     """Name, parameters in millions, and the first line of the builder's docstring."""
     builder = MODELS[name]
     millions = count(abstract_params(builder())) / 1e6
     about = (builder.__doc__ or "").strip().split("\n")[0]
-    return f"{name:16} {millions:7.2f} M  {about}"
+    return f"{name:{width}} {millions:7.2f} M  {about}"

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -113,8 +114,16 @@ def read_json(path: Path) -> Any:
 def write_weights(path: Path, flat: Mapping[str, Any]) -> str:
     """Write arrays by flat path; returns the file's SHA-256."""
     arrays = {name: np.asarray(value, order="C") for name, value in sorted(flat.items())}
-    save_file(arrays, path, metadata={"format": "jaxseg"})
+    save_tensors(arrays, path, "jaxseg")
     return sha256(path)
+
+
+def save_tensors(arrays: Mapping[str, np.ndarray], path: Path, form: str) -> None:
+    """Write a safetensors file that may be read by whom other new files may be read."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(dict(arrays), path, metadata={"format": form})
+    path.chmod(mode)  # safetensors makes a file for its owner alone
 
 
 def read_weights(path: Path) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The name of the command line where the user stands."""
+"""How the user calls and installs the package from where they stand."""
 
 import os
 import shlex
@@ -17,3 +17,12 @@ def program() -> str:
     if own.exists():
         return shlex.quote(str(own).removeprefix(folder))
     return f"{shlex.quote(sys.executable.removeprefix(folder))} -m jaxseg"
+
+
+def install_line(extra: str) -> str:
+    """The pip line for one of the package's extras: of the checkout, if it runs from one."""
+    root = Path(__file__).parents[1]
+    if not (root / "pyproject.toml").is_file():
+        return f"pip install 'jaxseg[{extra}]'"
+    place = "." if root == Path.cwd() else str(root)
+    return f"pip install -e {shlex.quote(f'{place}[{extra}]')}"

@@ -28,8 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 if the file is what was saved and no block drifts, else 1."""
+    if not args.directory.is_dir():
+        raise UserError(f"there is no folder {args.directory}: give one of native weights")
     if not native.is_native(args.directory):
-        raise UserError(f"{args.directory} has no config.json of jaxseg; see `jaxseg convert`")
+        raise UserError(
+            f"the folder {args.directory} has no config.json of jaxseg: `jaxseg convert` makes "
+            "native weights of others"
+        )
     intact = _check_file(args.directory)
     drifts = verify(args.directory, args.precision)
     for drift in drifts if args.all else ():

@@ -231,10 +231,29 @@ def test_a_backbone_is_taken_from_torchvision_or_from_a_detector(tmp_path, offic
     write_state_dict(state, resnet)
     for path in (resnet, official):
         assert_same(flatten(load_backbone(path, small())), flatten(params["backbone"]))
-    with pytest.raises(UserError, match="torchvision ResNet; load it into a detector's backbone"):
+    with pytest.raises(
+        UserError,
+        match=r"torchvision ResNet; begin a training with it, .* backbone=\S+resnet18\.pth`",
+    ):
         from_pretrained(resnet)
     with pytest.raises(UserError, match=r"missing    layer1\.0\.bn3"):
         load_backbone(resnet, small(depth=50))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_weights_may_be_read_by_whom_other_new_files_may_be_read(tmp_path, params):
+    before = os.umask(0o027)
+    try:
+        save_pretrained(tmp_path / "new" / "w", "detr.r50", FIELDS, params, probe=False)
+        write_state_dict({"a": np.zeros(2)}, tmp_path / "new" / "a.safetensors")
+        write_state_dict({"a": np.zeros(2)}, tmp_path / "new" / "a.pth")
+    finally:
+        os.umask(before)
+    paths = sorted((tmp_path / "new").rglob("*"))
+    modes = {str(path.relative_to(tmp_path / "new")): path.stat().st_mode & 0o777 for path in paths}
+    assert modes.pop("w") == 0o750
+    assert modes.keys() == {"a.pth", "a.safetensors", "w/config.json", "w/model.safetensors"}
+    assert set(modes.values()) == {0o640}
 
 
 def test_a_swap_that_fails_leaves_the_old_weights(tmp_path, params, monkeypatch):

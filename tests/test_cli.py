@@ -8,9 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from jaxseg import __version__, cli
+from jaxseg import __version__, cli, program
 from jaxseg.cache import cache_directory
 from jaxseg.errors import UserError
+from jaxseg.program import install_line
 
 ROOT = Path(__file__).parents[1]
 
@@ -160,6 +161,15 @@ def test_a_file_that_the_system_refuses_is_one_paragraph(command, capsys, tmp_pa
     assert said == f"jaxseg: {tmp_path / 'none' / 'file'}: No such file or directory"
 
 
+def test_the_pip_line_is_of_the_checkout_that_the_package_runs_from(monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert install_line("train") == "pip install -e '.[train]'"
+    monkeypatch.chdir(tmp_path)
+    assert install_line("gpu") == f"pip install -e '{ROOT}[gpu]'"
+    monkeypatch.setattr(program, "__file__", str(tmp_path / "jaxseg" / "program.py"))
+    assert install_line("gpu") == "pip install 'jaxseg[gpu]'"
+
+
 def test_compiled_programs_are_kept_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("JAXSEG_CACHE", raising=False)
@@ -174,6 +184,12 @@ def test_overrides_may_stand_before_and_after_options(capsys):
     shown = capsys.readouterr().out.splitlines()
     assert "epochs = 3.0" in shown
     assert "data.batch_size = 5" in shown
+
+
+def test_only_the_config_of_a_training_is_demanded(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--show"])
+    assert capsys.readouterr().err.rstrip().endswith("arguments are required: CONFIG")
 
 
 def test_an_unknown_option_after_the_overrides_is_refused(capsys):

@@ -35,6 +35,10 @@ def test_an_official_file_goes_there_and_back(official, tmp_path, capsys):
     assert "assumed  dilation=False (its keys cannot tell" in report
     assert "assumed  num_heads=8" in report
     assert cli.main(["convert", str(folder), str(back), "--to", "official"]) == 0
+    written, native = len(read_state_dict(back)), len(flatten(drawn(small())))
+    said_back = capsys.readouterr().out
+    assert f"{written} tensors of the official form" in said_back
+    assert f"({native} parameters here: attention's query, key and value are one" in said_back
     assert_same(read_state_dict(back), read_state_dict(official))
     assert_same(flatten(from_pretrained(folder).params), flatten(drawn(small())))
 
@@ -82,6 +86,13 @@ def test_a_full_size_checkpoint_goes_there_and_back_and_verifies(tmp_path, capsy
     arguments = [str(tmp_path / "native"), str(tmp_path / "b.pth"), "--to", "official"]
     assert cli.main(["convert", *arguments]) == 0
     assert_same(read_state_dict(tmp_path / "b.pth"), read_state_dict(tmp_path / "a.pth"))
+
+
+def test_the_columns_of_the_models_are_straight(capsys):
+    names = ["detr.r50", "deformable_detr.r50_refine_two_stage"]
+    assert cli.main(["models", *names]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.index(" M  ") == second.index(" M  ")
 
 
 def test_models_lists_what_can_be_built(capsys):

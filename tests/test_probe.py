@@ -131,6 +131,8 @@ def said(capsys):
 
 
 def test_verify_says_what_it_cannot_check(saved, tmp_path, capsys):
+    assert cli.main(["verify", str(tmp_path / "nothing")]) == 2
+    assert f"there is no folder {tmp_path / 'nothing'}: give" in said(capsys)
     assert cli.main(["verify", str(tmp_path)]) == 2
     assert "no config.json of jaxseg" in said(capsys)
     folder = tmp_path / "bare"

@@ -51,12 +51,7 @@ class Report:
     def lines(self, examples: int = 5) -> Iterator[str]:
         """The report as text; at most so many examples of each kind of finding."""
         yield f"{self.name}: {self.images} images, {self.objects} objects"
-        if self.classes:
-            width = max(len(count.name) for count in self.classes)
-            yield ""
-            yield f"  {'class':<{width}}  objects  images"
-            for count in self.classes:
-                yield f"  {count.name:<{width}}  {count.objects:>7}  {count.images:>6}"
+        yield from self._class_lines(examples)
         for broken, title in ((True, "Would break training"), (False, "Notes")):
             kinds: dict[str, list[Finding]] = {}
             for finding in self.findings:
@@ -72,6 +67,21 @@ class Report:
                     yield f"    ... and {len(some) - examples} more"
         yield ""
         yield "Nothing would break training." if self.ok else "Mend the above before training."
+
+    def _class_lines(self, examples: int) -> Iterator[str]:
+        seen = [count for count in self.classes if count.objects]
+        unseen = [count.name for count in self.classes if not count.objects]
+        if self.classes:
+            yield ""
+        if seen:
+            width = max(len("class"), *(len(count.name) for count in seen))
+            yield f"  {'class':<{width}}  objects  images"
+        for count in seen:
+            yield f"  {count.name:<{width}}  {count.objects:>7}  {count.images:>6}"
+        if unseen:
+            names = ", ".join(unseen[:examples]) or "..."
+            more = f" and {len(unseen) - examples} more" if len(unseen) > examples > 0 else ""
+            yield f"  {len(unseen)} of {len(self.classes)} have no objects here: {names}{more}"
 
 
 def examine(spec: str, *, progress: bool = True) -> Report:

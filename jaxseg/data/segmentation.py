@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxseg.errors import UserError
+from jaxseg.program import install_line
 
 
 def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
@@ -119,7 +120,7 @@ def _rle_tools():
         from faster_coco_eval import mask
     except ImportError:
         raise UserError(
-            "object masks need faster-coco-eval: pip install 'jaxseg[train]', or open the data set "
+            f"object masks need faster-coco-eval: {install_line('train')}, or open the data set "
             "without masks"
         ) from None
     return mask

@@ -20,6 +20,7 @@ from jaxseg.data.dataset import Example
 from jaxseg.data.images import check_size, read_image
 from jaxseg.data.tfds_records import gather_coco, object_feature
 from jaxseg.errors import UserError
+from jaxseg.program import install_line
 
 PACKAGES = {"cv2": "opencv-python", "PIL": "pillow", "skimage": "scikit-image"}  # by module
 
@@ -115,7 +116,7 @@ def import_tfds():
             import tensorflow_datasets
     except ImportError:
         raise UserError(
-            "this data set needs tensorflow-datasets: pip install 'jaxseg[train]'"
+            f"this data set needs tensorflow-datasets: {install_line('train')}"
         ) from None
     return tensorflow_datasets
 

@@ -20,7 +20,9 @@ from jaxseg.parallel.processes import add_process_arguments, join_processes
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("weights", help="folder of weights, or a Hugging Face id")
+    parser.add_argument(
+        "weights", help="folder of weights, official .pth or .safetensors file, or Hugging Face id"
+    )
     parser.add_argument("dataset", help="as for training, for example a COCO json file")
     parser.add_argument("--model", help="builder of an official file (DC5 files look plain)")
     parser.add_argument("--revision", help="branch, tag or commit of a Hugging Face id")

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from jaxseg.errors import UserError
+from jaxseg.program import install_line
 
 MODULES = {"grain": "grain", "faster_coco_eval": "faster-coco-eval"}
 
@@ -14,7 +15,4 @@ def check_installed() -> None:
       UserError: something of the extra `train` is missing.
     """
     if missing := [package for module, package in MODULES.items() if find_spec(module) is None]:
-        raise UserError(
-            f"evaluation needs {' and '.join(missing)}: pip install 'jaxseg[train]' (in a "
-            "checkout: pip install -e '.[train]')"
-        )
+        raise UserError(f"evaluation needs {' and '.join(missing)}: {install_line('train')}")

@@ -1,6 +1,7 @@
 """One command on several hosts: the options with which its processes find each other."""
 
 import argparse
+import sys
 
 from jaxseg.errors import UserError
 
@@ -14,6 +15,15 @@ def add_process_arguments(parser: argparse.ArgumentParser) -> None:
     several.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
     several.add_argument("--num-processes", type=int, metavar="N")
     several.add_argument("--process-id", type=int, metavar="I", help="0 to N - 1")
+
+
+def _waiting(coordinator: str | None, count: int | None, index: int | None) -> str:
+    if coordinator is None or count is None or index is None:
+        return "looking for the other processes, as the cluster tells"
+    if index:
+        return f"process {index} of {count}: looking for process 0 at {coordinator}"
+    missing = "process 1" if count == 2 else f"processes 1 to {count - 1}"
+    return f"process 0 of {count}: waiting at {coordinator} for {missing}"
 
 
 def join_processes(args: argparse.Namespace) -> None:
@@ -37,6 +47,7 @@ def join_processes(args: argparse.Namespace) -> None:
         )
     import jax
 
+    print(_waiting(*given), file=sys.stderr, flush=True)
     try:
         jax.distributed.initialize(*given)
     except (ValueError, RuntimeError) as error:

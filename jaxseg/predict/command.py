@@ -41,7 +41,11 @@ OBJECTS, SCENES = 0.5, 0.85  # default thresholds
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders or patterns")
-    parser.add_argument("--weights", required=True, help="folder of weights, or a Hugging Face id")
+    parser.add_argument(
+        "--weights",
+        required=True,
+        help="folder of weights, official .pth or .safetensors file, or Hugging Face id",
+    )
     parser.add_argument("--model", help="builder of an official file (DC5 files look plain)")
     parser.add_argument("--revision", help="branch, tag or commit of a Hugging Face id")
     parser.add_argument(

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxseg.data.segmentation import encode_mask
 from jaxseg.errors import UserError
+from jaxseg.program import install_line
 
 if TYPE_CHECKING:
     import supervision
@@ -114,7 +115,7 @@ class Prediction:
             import supervision
         except ImportError as error:
             raise ImportError(
-                "to_supervision needs the supervision package: pip install 'jaxseg[supervision]'"
+                f"to_supervision needs the supervision package: {install_line('supervision')}"
             ) from error
         return supervision.Detections(
             xyxy=self.boxes,

@@ -18,6 +18,7 @@ from pathlib import Path
 import jax
 
 from jaxseg.errors import UserError
+from jaxseg.program import install_line
 from jaxseg.train.state import TrainState
 from jaxseg.train.together import UnreadableError, move, once, read_together
 
@@ -167,7 +168,7 @@ def _manager(directory: Path, keep: int, keep_every: int | None):
         )
     except ImportError as error:
         raise UserError(
-            "training needs Orbax for its checkpoints: pip install 'jaxseg[train]'"
+            f"training needs Orbax for its checkpoints: {install_line('train')}"
         ) from error
     # On CPU the copy that an asynchronous save works on is the training's own memory and time.
     asynchronous = jax.default_backend() != "cpu"

@@ -22,7 +22,9 @@ from jaxseg.program import program
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("config", metavar="CONFIG", help="a .py file or a name, as detr/r50_coco")
-    parser.add_argument("overrides", nargs="*", metavar="NAME=VALUE", help="as epochs=50")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="NAME=VALUE", help="as epochs=50"
+    )
     parser.add_argument(
         "--workdir", type=Path, help="of the run (default: runs/CONFIG; of a file its name)"
     )

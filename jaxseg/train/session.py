@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jaxseg.data.classes import Classes
 from jaxseg.data.dataset import Dataset, open_dataset
 from jaxseg.data.loader import Loader
+from jaxseg.errors import UserError
 from jaxseg.eval.build import make_evaluator
 from jaxseg.parallel.mesh import batch_shards, loader_shard
 from jaxseg.parallel.shard import check_batch_size, param_shardings, place
@@ -131,8 +132,8 @@ def prepare(experiment: Experiment) -> Session:
     if data.eval_batch_size is not None and data.val is not None:
         check_batch_size(data.eval_batch_size, mesh)
     options = {"numbering": data.numbering, "masks": data.masks}
-    train_set = open_dataset(data.train, **options)
-    val_set = None if data.val is None else open_dataset(data.val, **options)
+    train_set = _opened("data.train", data.train, options)
+    val_set = None if data.val is None else _opened("data.val", data.val, options)
     check_classes(train_set, val_set)
     if val_set is not None:
         check_metric(experiment.metric, val_set, data.masks)
@@ -190,6 +191,15 @@ def prepare(experiment: Experiment) -> Session:
         initial=initial,
         notes=tuple(notes),
     )
+
+
+def _opened(setting: str, spec: str, options: dict[str, Any]) -> Dataset:
+    try:
+        return open_dataset(spec, **options)
+    except UserError as error:
+        raise UserError(
+            f"{error} ({setting}={spec}: set {setting} to your data set, if this is not it)"
+        ) from None
 
 
 def summary(session: Session) -> str:

@@ -35,14 +35,14 @@ def resolve_model(
     if experiment.init is not None:
         model, initial = _from_init(experiment, classes, say)
     else:
-        model, initial = _afresh(experiment, classes)
+        model, initial = _afresh(experiment, classes, say)
     if experiment.dtype is not None:
         model = with_dtype(model, "dtype", experiment.dtype)
     return model, initial
 
 
 def _afresh(
-    experiment: Experiment, classes: Classes
+    experiment: Experiment, classes: Classes, say: Callable[[str], None]
 ) -> tuple[nn.Module, dict[str, np.ndarray] | None]:
     if experiment.model is None:
         raise UserError(
@@ -59,7 +59,7 @@ def _afresh(
         _check_random_backbone(model)
     if experiment.backbone in (None, RANDOM):
         return model, None
-    return model, _on_host({"backbone": load_backbone(experiment.backbone, model)})
+    return model, _on_host({"backbone": load_backbone(experiment.backbone, model, say)})
 
 
 def _from_init(

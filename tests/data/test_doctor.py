@@ -127,6 +127,15 @@ def test_many_faults_are_counted_and_a_few_are_shown(tmp_path, capsys):
     assert "... and 28 more" in out
 
 
+def test_classes_without_objects_are_named_in_one_line(tmp_path, capsys):
+    categories = [{"id": n, "name": f"class {n}"} for n in range(40)]
+    path = two_images(tmp_path, categories=categories, annotations=[box(1, 7, 5, [1, 1, 2, 2])])
+    main(["doctor", str(path), "--examples", "2"])
+    out = capsys.readouterr().out
+    assert "39 of 40 have no objects here: class 0, class 1 and 37 more" in out
+    assert "class 38" not in out
+
+
 def test_sources_without_json_are_examined_as_well(capsys):
     assert main(["doctor", "synthetic:shapes?count=4&size=40"]) == 0
     assert "4 images" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from jaxseg import cli
 from jaxseg.errors import UserError
 from jaxseg.eval.coco_ap import METRICS
 from jaxseg.eval.command import _batch_size
+from jaxseg.program import install_line
 from tests.predict.tiny import CLASSES, save_tiny
 from tests.train.processes import start
 
@@ -140,7 +141,7 @@ def test_without_the_extra_the_pip_line_comes_first(evaluate, tmp_path, monkeypa
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
     assert evaluate(tmp_path / "no such data") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "needs faster-coco-eval: pip install 'jaxseg[train]'" in said
+    assert f"needs faster-coco-eval: {install_line('train')}" in said
 
 
 def test_images_without_a_size_are_evaluated(evaluate, data, tmp_path):

@@ -1,5 +1,6 @@
 import json
 import signal
+import socket
 import warnings
 from pathlib import Path
 
@@ -163,6 +164,18 @@ def test_an_unknown_config_lists_those_there_are(capsys, tmp_path):
     assert "detr/bccd, detr/finetune" in fails(capsys, tmp_path, "detr/nothing")
 
 
+def test_finetuning_asks_for_data(capsys, tmp_path):
+    text = fails(capsys, tmp_path, "detr/finetune", "init=weights")
+    assert "data/train.json does not exist (data.train=data/train.json: set data.train to" in text
+
+
+def test_a_backbone_that_is_not_there_is_told_with_one_that_is(capsys, tmp_path):
+    data = ("data.train=synthetic:shapes?count=64", "data.val=none", "model.num_classes=0")
+    numbered = "data.numbering=contiguous"
+    text = fails(capsys, tmp_path, "detr/r50_coco", *data, numbered, "backbone=nothere.pth")
+    assert "there is no backbone nothere.pth: give a file or folder, such as torchvision's" in text
+
+
 def test_finetuning_asks_for_weights(config, capsys, tmp_path):
     data = ("data.train=synthetic:shapes?count=8", "data.val=none")
     assert "add init=FOLDER" in fails(capsys, tmp_path, "detr/finetune", *data)
@@ -199,6 +212,22 @@ def test_processes_that_cannot_find_each_other_say_so(config, tmp_path, argument
     said = process.communicate(timeout=100)[0]
     assert process.returncode == 2, said
     assert message in " ".join(said.split())
+
+
+def test_a_process_says_for_whom_it_waits_and_where(config, tmp_path):
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        address = f"localhost:{listening.getsockname()[1]}"
+    where = ("--workdir", tmp_path / "run", "--coordinator", address)
+    process = start("jaxseg", "train", config, *where, "--num-processes", 3, "--process-id", 0)
+    try:
+        assert (
+            f"process 0 of 3: waiting at {address} for processes 1 to 2"
+            in process.stdout.readline()
+        )
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(

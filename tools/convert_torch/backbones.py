@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ BACKBONES = {"resnet"} | SWIN | VIT
 PREFIX = re.compile(r"(backbone\.(?:0\.)?)(?:net\.)?patch_embed\.proj\.weight")
 
 
-def load_backbone_file(path: Path, shapes: Mapping[str, Any]) -> dict:
+def load_backbone_file(
+    path: Path, shapes: Mapping[str, Any], say: Callable[[str], None] = logger.warning
+) -> dict:
     """Nested backbone parameters from a backbone's file or folder, or a detector's official file.
 
     Tables of positions that were made for other windows or images are resized. What only
@@ -28,6 +30,7 @@ def load_backbone_file(path: Path, shapes: Mapping[str, Any]) -> dict:
 
     Args:
       shapes: nested shapes of the backbone's parameters.
+      say: is told what was resized.
 
     Raises:
       UserError: a file of anything else, or the report of all that does not fit.
@@ -45,7 +48,7 @@ def load_backbone_file(path: Path, shapes: Mapping[str, Any]) -> dict:
     converted = convert(TABLES[table], state, shapes)
     if converted.resized:
         some = f"{len(converted.resized)} tensors, such as {converted.resized[0]}"
-        logger.warning("%s: positions resized to the model's size: %s", path, some)
+        say(f"{path}: positions resized to the model's size: {some}")
     return {part: converted.params} if part else converted.params
 
 

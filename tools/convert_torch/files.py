@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from jaxseg.errors import UserError
+from jaxseg.native import save_tensors
+from jaxseg.program import install_line
 from jaxseg_convert_torch.pth import read_pth
 
 # Under which key a training script keeps the model; the first one present is taken.
@@ -118,7 +119,7 @@ def write_state_dict(state: Mapping[str, np.ndarray], path: str | os.PathLike) -
         if path.suffix == ".pth":
             _save_pth(state, partial)
         else:
-            save_file(dict(state), partial, metadata={"format": "pt"})
+            save_tensors(dict(state), partial, "pt")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -129,7 +130,7 @@ def _save_pth(state, path) -> None:
         import torch
     except ImportError:
         raise UserError(
-            "writing .pth needs torch: pip install 'jaxseg[convert]', or write .safetensors"
+            f"writing .pth needs torch: {install_line('convert')}, or write .safetensors"
         ) from None
     tensors = {key: _to_torch(torch, value) for key, value in state.items()}
     torch.save({"model": tensors}, path)

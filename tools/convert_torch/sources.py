@@ -77,7 +77,10 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
     state, args = read_checkpoint(path)
     table = detect_table(state)
     if table not in (*OFFICIAL.values(), *FAMILIES):
-        remedy = "load it into a detector's backbone with checkpoints.load_backbone"
+        remedy = (
+            f"begin a training with it, `jaxseg train CONFIG backbone={path}`, or load it into a "
+            "detector's backbone with checkpoints.load_backbone"
+        )
         if table not in BACKBONES:
             remedy = "give the folder that it lies in, with its config.json"
         raise UserError(f"{path} holds weights of the form {TABLES[table].title}; {remedy}")

@@ -84,8 +84,8 @@ def _to_table_in_chunks(add: Callable, table, index, weights, cotangent):
     return of_table
 
 
-def _pull_in_chunks(add: Callable, table, index, weights, cotangent):
-    of_table = _to_table_in_chunks(add, table, index, weights, cotangent)
+def _pull_in_chunks(table, index, weights, cotangent):
+    of_table = _to_table_in_chunks(scatter, table, index, weights, cotangent)
     return of_table, _to_weights_in_chunks(table, index, cotangent)
 
 
@@ -108,12 +108,13 @@ def _each(function: Callable) -> Callable:
 
 table_gradient_in_order = _each(partial(_to_table_in_chunks, add_by_row))
 
+
+def _pull_in_order(table, index, weights, cotangent):
+    of_table = table_gradient_in_order(table, index, weights, cotangent)
+    return of_table, jax.vmap(to_weights)(table, index, cotangent)
+
+
 quad = partial(quads.attend, quads.with_gradients(jax.vmap(mix), jax.vmap(_pull)))
-chunked = partial(
-    quads.attend,
-    quads.with_gradients(_each(_mix_in_chunks), _each(partial(_pull_in_chunks, scatter))),
-)
-ordered = partial(
-    quads.attend,
-    quads.with_gradients(_each(_mix_in_chunks), _each(partial(_pull_in_chunks, add_by_row))),
-)
+chunked = partial(quads.attend, quads.with_gradients(_each(_mix_in_chunks), _each(_pull_in_chunks)))
+# A GPU's compiler fuses gathers into the sums over them: only scattering needs care there.
+ordered = partial(quads.attend, quads.with_gradients(jax.vmap(mix), _pull_in_order))
