@@ -1,16 +1,46 @@
 """Multi-scale deformable attention (Deformable DETR, arXiv 2010.04159, section 4.1, equation 3)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 
+from jaxseg.kernels.ms_deform_attn import choice, partition
 from jaxseg.kernels.ms_deform_attn.blocked import blocked
+from jaxseg.kernels.ms_deform_attn.quad import chunked, ordered, quad
 from jaxseg.kernels.ms_deform_attn.reference import Shapes, reference
 from jaxseg.typing import Array, Float
 
-Implementation = Literal["reference", "blocked"]
-IMPLEMENTATIONS: dict[str, Callable] = {"reference": reference, "blocked": blocked}
+Implementation = Literal[
+    "reference", "blocked", "quad", "chunked", "ordered", "pallas_tpu", "pallas_gpu"
+]
+
+
+def _pallas_tpu(*arguments) -> Array:
+    from jaxseg.kernels.ms_deform_attn.pallas_tpu import pallas_tpu
+
+    return pallas_tpu(*arguments)
+
+
+def _pallas_gpu(*arguments) -> Array:
+    from jaxseg.kernels.ms_deform_attn.pallas_gpu import pallas_gpu
+
+    return pallas_gpu(*arguments)
+
+
+IMPLEMENTATIONS: dict[str, Callable] = {
+    "reference": reference,
+    "blocked": blocked,
+    "quad": quad,
+    "chunked": chunked,
+    "ordered": ordered,
+    # Imported when first used: Pallas is no part of a CPU's program.
+    "pallas_tpu": _pallas_tpu,
+    "pallas_gpu": _pallas_gpu,
+}
+assert set(IMPLEMENTATIONS) == set(get_args(Implementation))
 
 
 def ms_deform_attn(
@@ -28,18 +58,50 @@ def ms_deform_attn(
     outside. Sampling and sums are float32; the result has the dtype of `value`. Gradients
     reach values, locations and weights.
 
+    Under an ambient mesh (`jax.set_mesh`) images are split over its axes "data" and "fsdp" and
+    heads over "tensor", as far as their numbers allow it.
+
+    Implementations, of which None chooses one and a named one never falls back to another:
+      reference: one gather for each of the four neighbours.
+      blocked: for CPUs; a few queries at a time, so that their samples stay in the cache.
+      quad: one gather a sample, of rows that hold the four neighbours.
+      chunked: the same with little memory, a part of one head's queries at a time.
+      ordered: for GPUs; as quad, with gradients that are summed in a fixed order.
+      pallas_tpu: kernels with one head's maps in VMEM; None's choice where they fit.
+      pallas_gpu: kernels by Pallas's Triton backend, which is deprecated; None never takes it.
+
     Args:
       value: the maps joined, finest first, each row by row; m heads of d channels.
       shapes: (h, w) of each map.
       locations: (x, y) in [0, 1] of each map; anything is allowed.
       weights: of the samples; softmaxed over levels and points by the caller.
-      implementation: a name in `IMPLEMENTATIONS`, which never falls back to another; None
-        chooses by platform.
+      implementation: a name from the list, or None, which chooses by platform and memory.
     """
     _check(value, shapes, locations, weights)
-    name = implementation or ("blocked" if jax.default_backend() == "cpu" else "reference")
-    if name not in IMPLEMENTATIONS:
-        raise ValueError(f"no implementation {name!r}; there are {', '.join(IMPLEMENTATIONS)}")
+    if implementation is not None and implementation not in IMPLEMENTATIONS:
+        known = ", ".join(IMPLEMENTATIONS)
+        raise ValueError(f"no implementation {implementation!r}; there are {known}")
+    if locations.size == 0:
+        b, q, *_ = locations.shape
+        return jnp.zeros((b, q, value.shape[2] * value.shape[3]), value.dtype)
+    shapes = tuple((h, w) for h, w in shapes)
+    return _attend(value, shapes, locations, weights, implementation)
+
+
+@partial(jax.jit, static_argnames=("shapes", "name"))
+def _attend(value, shapes, locations, weights, name):
+    # Compiled even when called outside of a jit, where each call would build its loops anew.
+    if name == "reference":
+        return reference(value, shapes, locations, weights)
+    return partition.on_mesh(partial(_local, name), value, shapes, locations, weights)
+
+
+def _local(name, value, shapes, locations, weights):
+    """On the arrays of one device."""
+    if name is None:
+        name = choice.choose(value, shapes, locations)
+    else:
+        choice.require(name, value, shapes, locations)
     return IMPLEMENTATIONS[name](value, shapes, locations, weights)
 
 
@@ -59,6 +121,3 @@ def _check(value, shapes, locations, weights) -> None:
             f"value {value.shape} and locations {locations.shape} must have as many images and "
             "heads"
         )
-
-
-assert set(IMPLEMENTATIONS) == set(get_args(Implementation))

@@ -28,7 +28,7 @@ LANES = 128
 BLOCK_SAMPLES = 2048
 UNROLL = 8
 # What a kernel holds besides its table, in arrays of a block's rows.
-WORK_ARRAYS = 6
+WORK_ARRAYS = 4
 
 
 def pallas_tpu(
@@ -87,7 +87,7 @@ class Sizes:
     def vmem(self) -> int:
         """Bytes that a kernel takes."""
         table = self.rows * self.width * 4
-        return table + WORK_ARRAYS * self.block * self.samples * self.width * 4 + 2**20
+        return table + WORK_ARRAYS * self.block * self.samples * self.width * 4 + 2**19
 
 
 def _mix(interpret, table, index, weights):

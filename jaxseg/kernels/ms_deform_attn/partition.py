@@ -40,7 +40,7 @@ def on_mesh(
     images, heads = _dividing(b, IMAGE_AXES, free), _dividing(m, HEAD_AXES, free)
     of_maps = PartitionSpec(images, None, heads)
     split = jax.shard_map(
-        partial(_ordered, attend, shapes),
+        partial(_shapes_second, attend, shapes),
         in_specs=(of_maps, of_maps, of_maps),
         out_specs=PartitionSpec(images, None, heads),
         axis_names=set(free),
@@ -49,7 +49,7 @@ def on_mesh(
     return split(value, locations, weights)
 
 
-def _ordered(attend, shapes, value, locations, weights):
+def _shapes_second(attend, shapes, value, locations, weights):
     return attend(value, shapes, locations, weights)
 
 

@@ -44,17 +44,23 @@ def pack(value: Float[Array, "b n m d"], shapes: Shapes) -> Float[Array, "b*m r 
     A map of h × w cells has (h + 1) × (w + 1) rows.
     """
     b, _, m, d = value.shape
-    tables, start = [], 0
+    parts, start = [], 0
     for h, w in shapes:
-        cells = value[:, start : start + h * w].reshape(b, h, w, m, d).transpose(0, 3, 1, 2, 4)
+        cells = value[:, start : start + h * w].reshape(b, h, w, m * d)
         start += h * w
-        cells = jnp.pad(cells, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)))
-        rows = [cells[:, :, :-1], cells[:, :, 1:]]
-        quads = [x for row in rows for x in (row[:, :, :, :-1], row[:, :, :, 1:])]
-        tables.append(jnp.concatenate(quads, -1).reshape(b * m, -1, 4 * d))
-    used = sum((h + 1) * (w + 1) for h, w in shapes)
-    tables.append(jnp.zeros((b * m, count_rows(shapes) - used, 4 * d), value.dtype))
-    return jnp.concatenate(tables, 1)
+        # One zero column will do: left of a row's first cell is the end of the row above.
+        cells = jnp.pad(cells, ((0, 0), (0, 1), (0, 1), (0, 0))).reshape(b, -1, m * d)
+        parts.append([_later(cells, steps) for steps in (w + 2, w + 1, 1, 0)])
+    # Heads part from channels last: a last axis of d would leave most of a TPU's lanes empty.
+    table = jnp.concatenate([jnp.concatenate(part, 1) for part in zip(*parts, strict=True)], -1)
+    rows = count_rows(shapes)
+    table = jnp.pad(table, ((0, 0), (0, rows - table.shape[1]), (0, 0)))
+    return table.reshape(b, rows, 4, m, d).transpose(0, 3, 1, 2, 4).reshape(b * m, rows, 4 * d)
+
+
+def _later(cells: Float[Array, "b n c"], steps: int) -> Float[Array, "b n c"]:
+    """Move cells to later rows; zeros come first, and the last cells go."""
+    return jnp.pad(cells, ((0, 0), (steps, 0), (0, 0)))[:, : cells.shape[1]]
 
 
 def count_rows(shapes: Shapes) -> int:
