@@ -1,5 +1,7 @@
 """Every implementation of multi-scale deformable attention against the plain form."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +33,17 @@ def draw(b, shapes, q, m, d, p, dtype=jnp.float32, seed=0):
     return value, jnp.asarray(locations, jnp.float32), weights.reshape(b, q, m, levels, p), pull
 
 
+def call(name, value, shapes, locations, weights):
+    """An implementation by name; kernels for other chips run as plain operations."""
+    if not name.startswith("pallas"):
+        return ms_deform_attn(value, shapes, locations, weights, implementation=name)
+    module = importlib.import_module(f"jaxseg.kernels.ms_deform_attn.{name}")
+    return getattr(module, name)(value, shapes, locations, weights, interpret=True)
+
+
 def value_and_gradients(name, shapes, value, locations, weights, pull):
     def sample(value, locations, weights):
-        return ms_deform_attn(value, shapes, locations, weights, implementation=name)
+        return call(name, value, shapes, locations, weights)
 
     output, back = jax.vjp(sample, value, locations, weights)
     return output, *back(pull.astype(output.dtype))
@@ -69,10 +79,10 @@ def test_images_may_be_mapped_one_by_one(name):
     def one(value, locations, weights):
         arrays = (x[None] for x in (value, locations, weights))
         value, locations, weights = arrays
-        return ms_deform_attn(value, shapes, locations, weights, implementation=name)[0]
+        return call(name, value, shapes, locations, weights)[0]
 
     mapped = jax.vmap(one)(value, locations, weights)
-    whole = ms_deform_attn(value, shapes, locations, weights, implementation=name)
+    whole = call(name, value, shapes, locations, weights)
     np.testing.assert_allclose(mapped, whole, rtol=0, atol=1e-5)
 
 
@@ -88,3 +98,11 @@ def test_wrong_arguments_are_refused_with_what_came():
         ms_deform_attn(value, shapes, locations, weights[:, :-1])
     with pytest.raises(ValueError, match="as many images and heads"):
         ms_deform_attn(value[:1], shapes, locations, weights)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="says what a CPU refuses")
+@pytest.mark.parametrize(("name", "chip"), [("pallas_tpu", "TPU"), ("pallas_gpu", "GPU")])
+def test_a_kernel_of_another_chip_is_refused_and_not_replaced(name, chip):
+    shapes, (value, locations, weights, _) = CASES["odd_levels"][1], draw(*CASES["odd_levels"])
+    with pytest.raises(ValueError, match=f"needs a {chip}, and this program is for a CPU"):
+        ms_deform_attn(value, shapes, locations, weights, implementation=name)
