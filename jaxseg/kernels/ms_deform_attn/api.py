@@ -61,6 +61,9 @@ def ms_deform_attn(
     Under an ambient mesh (`jax.set_mesh`) images are split over its axes "data" and "fsdp" and
     heads over "tensor", as far as their numbers allow it.
 
+    Forward-mode and second derivatives are the plain form's alone: the others have gradients of
+    their own.
+
     Implementations, of which None chooses one and a named one never falls back to another:
       reference: one gather for each of the four neighbours.
       blocked: for CPUs; a few queries at a time, so that their samples stay in the cache.
@@ -77,7 +80,7 @@ def ms_deform_attn(
       weights: of the samples; softmaxed over levels and points by the caller.
       implementation: a name from the list, or None, which chooses by platform and memory.
     """
-    _check(value, shapes, locations, weights)
+    check(value, shapes, locations, weights)
     if implementation is not None and implementation not in IMPLEMENTATIONS:
         known = ", ".join(IMPLEMENTATIONS)
         raise ValueError(f"no implementation {implementation!r}; there are {known}")
@@ -105,7 +108,12 @@ def _local(name, value, shapes, locations, weights):
     return IMPLEMENTATIONS[name](value, shapes, locations, weights)
 
 
-def _check(value, shapes, locations, weights) -> None:
+def check(value, shapes, locations, weights) -> None:
+    """Refuse arrays that do not fit together.
+
+    Raises:
+      ValueError: says which.
+    """
     tokens = sum(h * w for h, w in shapes)
     if value.shape[1] != tokens:
         raise ValueError(f"maps of {shapes} have {tokens} tokens; value has {value.shape[1]}")
