@@ -1,15 +1,20 @@
-# Both targets set up everything they need in .venv, on a machine with Python 3.11+ and make.
+# Targets set up everything they need in .venv, on a machine with Python 3.11+ and make.
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# The TPU's compiler has an environment of its own: beside it JAX would look for a TPU.
+AOT := $(VENV)/aot
 
-.PHONY: test slow demo lint setup clean
+.PHONY: test slow aot demo lint setup clean
 
 test: setup lint
 	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 slow: setup
 	$(RUN) -m pytest -q -m slow
+
+aot: $(AOT)/.ready
+	JAX_PLATFORMS=cpu $(AOT)/bin/python -m pytest -q -m aot tests/kernels/test_ms_deform_attn_aot.py
 
 demo: setup
 	$(RUN) -m jaxseg demo --out demo
@@ -24,6 +29,12 @@ $(VENV)/.ready: pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q --upgrade pip
 	$(RUN) -m pip install -q -e '.[test]'
+	touch $@
+
+$(AOT)/.ready: pyproject.toml
+	test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
+	$(AOT)/bin/python -m pip install -q --upgrade pip
+	$(AOT)/bin/python -m pip install -q -e '.[tpu]' pytest beartype
 	touch $@
 
 clean:

@@ -27,8 +27,9 @@ LANES = 128
 # Of a block: its rows take 1 MB.
 BLOCK_SAMPLES = 2048
 UNROLL = 8
-# What a kernel holds besides its table, in arrays of a block's rows.
+# What a kernel holds besides its table, in arrays of a block's rows, and bytes for smaller ones.
 WORK_ARRAYS = 4
+OTHER_BYTES = 3 * 2**18
 
 
 def pallas_tpu(
@@ -87,7 +88,7 @@ class Sizes:
     def vmem(self) -> int:
         """Bytes that a kernel takes."""
         table = self.rows * self.width * 4
-        return table + WORK_ARRAYS * self.block * self.samples * self.width * 4 + 2**19
+        return table + WORK_ARRAYS * self.block * self.samples * self.width * 4 + OTHER_BYTES
 
 
 def _mix(interpret, table, index, weights):
