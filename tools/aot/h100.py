@@ -1,7 +1,7 @@
 """What XLA says of each form of multi-scale deformable attention on an H100.
 
-python3 -m venv /tmp/cuda && /tmp/cuda/bin/pip install -e '.[gpu]'
-JAX_PLATFORMS=cpu /tmp/cuda/bin/python tools/aot/h100.py [--five]
+python3 -m venv .venv-cuda && .venv-cuda/bin/pip install -e '.[gpu]'
+JAX_PLATFORMS=cpu .venv-cuda/bin/python tools/aot/h100.py [--five]
 
 Needs no GPU, but JAX's packages for CUDA (5.5 GB). Prints the temporary memory that each compiled
 program takes; of bytes accessed this compiler says nothing. `docs/kernels.md` holds a run.
