@@ -72,25 +72,8 @@ def make_evaluator(
     if category_ids is None:
         category_ids = match_categories(None, model.num_classes, dataset.classes)
     image = image or ImageConfig()
-    index, count = jax.process_index(), jax.process_count()
-    if mesh is not None:
-        check_batch_size(batch_size, mesh)
-        index, count = loader_shard(mesh)
     buckets = buckets or default_buckets(image.short_side, image.long_side, model.stride)
-    loader = Loader(
-        dataset,
-        batch_size=batch_size if mesh is not None else batch_size * count,
-        buckets=buckets,
-        transform=ToCanvas(image.short_side, image.long_side, max(map(max, buckets))),
-        max_targets=1,
-        seed=0,
-        process_index=index,
-        process_count=count,
-        workers=workers,
-        shuffle=False,
-        repeat=False,
-        drop_last=False,
-    )
+    loader = _loader(dataset, image, batch_size, buckets, mesh, workers)
     processes, process = jax.process_count(), jax.process_index()
     truth = dataset.coco()
     judge = None
@@ -107,6 +90,30 @@ def make_evaluator(
         precision=precision,
         progress=progress,
         judge=judge,
+    )
+
+
+def _loader(
+    dataset, image: ImageConfig, batch_size: int, buckets: Sequence[Size], mesh, workers: int
+) -> Loader:
+    """All images once, in order, divided among the processes."""
+    index, count = jax.process_index(), jax.process_count()
+    if mesh is not None:
+        check_batch_size(batch_size, mesh)
+        index, count = loader_shard(mesh)
+    return Loader(
+        dataset,
+        batch_size=batch_size if mesh is not None else batch_size * count,
+        buckets=buckets,
+        transform=ToCanvas(image.short_side, image.long_side, max(map(max, buckets))),
+        max_targets=1,
+        seed=0,
+        process_index=index,
+        process_count=count,
+        workers=workers,
+        shuffle=False,
+        repeat=False,
+        drop_last=False,
     )
 
 

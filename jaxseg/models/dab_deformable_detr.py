@@ -15,7 +15,7 @@ from jaxseg.kernels.ms_deform_attn import Implementation
 from jaxseg.models.dab_detr import Anchors, anchor_logits
 from jaxseg.models.detr.deformable_decoder import DeformableDecoder, ReferencePosition
 from jaxseg.models.detr.deformable_encoder import DeformableEncoder
-from jaxseg.models.detr.denoising import Noise, attention_mask, denoised
+from jaxseg.models.detr.denoising import Noise, prepend, split_off
 from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.heads import layer_heads, refine_boxes, sigmoid_detections
 from jaxseg.models.detr.label_content import LabelContent, mark
@@ -83,12 +83,7 @@ class DabDeformableDetr(nn.Module):
             _, denoising = self.labels(self.num_classes, targets, noise, train)
         content, anchors = self._queries(len(images.mask))
         extras = {"encoded": encoded, "query_content": content}
-        slots, mask = 0, None
-        if denoising is not None:
-            slots = denoising.content.shape[1]
-            mask = attention_mask(denoising.slots, content.shape[1])
-            content = jnp.concatenate([denoising.content, content], 1)
-            anchors = jnp.concatenate([denoising.box_logits, anchors], 1)
+        content, reference, mask = prepend(denoising, content, jax.nn.sigmoid(anchors))
         class_heads, box_heads = layer_heads(
             self, self.decoder.num_layers, False, [-2.0] + [0.0] * (self.decoder.num_layers - 1)
         )
@@ -98,7 +93,7 @@ class DabDeformableDetr(nn.Module):
 
         decoded = self.decoder(
             content,
-            jax.nn.sigmoid(anchors),
+            reference,
             encoded,
             # An image alone fills its canvas, so there its references are not scaled.
             sine_ratio=None if exact else encoded.valid_ratios[:, 0],
@@ -106,24 +101,17 @@ class DabDeformableDetr(nn.Module):
             attention_mask=mask,
             train=train,
         )
-        boxes = decoded.updates
         logits = jnp.stack([head(x) for head, x in zip(class_heads, decoded.states, strict=True)])
-        logits = logits.astype(jnp.float32)
-        if denoising is not None:
-            extras |= {
-                "denoising": denoising,
-                "denoised": denoised(denoising.slots, logits, boxes, score_empty=False),
-            }
-        references = jnp.stack(decoded.references)
-        return DetectorOutput(
-            logits=logits[:, :, slots:],
-            boxes=boxes[:, :, slots:],
-            states=decoded.states[:, :, slots:],
+        output = DetectorOutput(
+            logits=logits.astype(jnp.float32),
+            boxes=decoded.updates,
+            states=decoded.states,
             memory=encoded.memory,
             features=encoded.features,
             position=encoded.position,
-            extras=extras | {"references": references[:, :, slots:]},
+            extras=extras | {"references": jnp.stack(decoded.references)},
         )
+        return split_off(output, denoising, score_empty=False)
 
     def _queries(self, b: int) -> tuple[Float[Array, "b q d"], Float[Array, "b q 4"]]:
         """Content and anchors (logits), pattern by pattern."""

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from jaxseg.backbones.resnet import resnet
 from jaxseg.models.detr.dab_decoder import DabDecoder
-from jaxseg.models.detr.denoising import Noise, attention_mask, denoised
+from jaxseg.models.detr.denoising import Noise, prepend, split_off
 from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.encoder import Encoder
 from jaxseg.models.detr.heads import layer_heads, refine_boxes, sigmoid_detections
@@ -109,13 +109,8 @@ class DabDetr(nn.Module):
             content, denoising = self.labels(self.num_classes, targets, noise, train)
         anchors = anchor_logits(self, self.num_queries, self.anchors)
         content, anchors = self._patterns(content, anchors, b)
-        extras, slots, blocked = {"query_content": content}, 0, None
-        if denoising is not None:
-            slots = denoising.content.shape[1]
-            blocked = attention_mask(denoising.slots, content.shape[1])
-            content = jnp.concatenate([denoising.content, content], 1)
-            anchors = jnp.concatenate([denoising.box_logits, anchors], 1)
-        reference = jax.nn.sigmoid(anchors)
+        extras = {"query_content": content}
+        content, reference, seen = prepend(denoising, content, jax.nn.sigmoid(anchors))
         (class_head, *_), (box_head, *_) = layer_heads(self, 1, True)
 
         def refine(layer, state, reference):
@@ -123,28 +118,22 @@ class DabDetr(nn.Module):
             return refine_boxes(box_head(state), reference, EPSILON)
 
         decoded = self.decoder(
-            content, reference, memory, position, tokens_mask, refine, blocked, train
+            content, reference, memory, position, tokens_mask, refine, seen, train
         )
         # A layer's box starts from the anchor that the layer before made, with its gradient; it
         # reads the normed state, and the anchor was made of the plain one.
         starts = [reference, *decoded.updates[:-1]]
         boxes = jnp.stack([refine(i, decoded.states[i], start) for i, start in enumerate(starts)])
-        logits = class_head(decoded.states).astype(jnp.float32)
-        references = jnp.stack(decoded.references)
-        if denoising is not None:
-            extras |= {
-                "denoising": denoising,
-                "denoised": denoised(denoising.slots, logits, boxes, score_empty=False),
-            }
-        return DetectorOutput(
-            logits=logits[:, :, slots:],
-            boxes=boxes[:, :, slots:],
-            states=decoded.states[:, :, slots:],
+        output = DetectorOutput(
+            logits=class_head(decoded.states).astype(jnp.float32),
+            boxes=boxes,
+            states=decoded.states,
             memory=memory,
             features=Features((feature,), (mask,)),
             position=position,
-            extras=extras | {"references": references[:, :, slots:]},
+            extras=extras | {"references": jnp.stack(decoded.references)},
         )
+        return split_off(output, denoising, score_empty=False)
 
     def _patterns(self, content: Float[Array, " d"] | None, anchors: Float[Array, "q 4"], b: int):
         """Content (b, q, d) and anchors (b, q, 4) of all queries, pattern by pattern."""

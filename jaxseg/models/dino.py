@@ -21,12 +21,12 @@ from jaxseg.models.detr.deformable_encoder import DeformableEncoder
 from jaxseg.models.detr.denoising import (
     Denoising,
     Noise,
-    attention_mask,
     contrastive_boxes,
     contrastive_slots,
-    denoised,
     draw_noise,
     noised_labels,
+    prepend,
+    split_off,
 )
 from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.heads import (
@@ -129,13 +129,7 @@ class Dino(nn.Module):
             found = Predictions(proposals.chosen(proposals.logits), jax.nn.sigmoid(box_logits))
             extras |= {"proposals": proposals, "first_stage": found}
         denoising = self._denoise(targets, noise, train)
-        mask, slots = None, 0
-        if denoising is not None:
-            slots = denoising.content.shape[1]
-            mask = attention_mask(denoising.slots, content.shape[1])
-            content = jnp.concatenate([denoising.content, content], 1)
-            boxes = jax.nn.sigmoid(denoising.box_logits)
-            reference = jnp.concatenate([boxes, reference], 1)
+        content, reference, mask = prepend(denoising, content, reference)
 
         def refine(layer, state, reference):
             return refine_boxes(box_heads[layer](state), reference, EPSILON)
@@ -158,24 +152,16 @@ class Dino(nn.Module):
         layers = range(len(starts))
         boxes = jnp.stack([refine(i, decoded.states[i], starts[i]) for i in layers])
         logits = jnp.stack([class_heads[i](decoded.states[i]) for i in layers])
-        logits = logits.astype(jnp.float32)
-        references = jnp.stack(decoded.references)
-        if denoising is not None:
-            extras |= {
-                "denoising": denoising,
-                "denoised": denoised(denoising.slots, logits, boxes, score_empty=True),
-                "denoised_references": references[:, :, :slots],
-                "denoised_states": decoded.states[:, :, :slots],
-            }
-        return DetectorOutput(
-            logits=logits[:, :, slots:],
-            boxes=boxes[:, :, slots:],
-            states=decoded.states[:, :, slots:],
+        output = DetectorOutput(
+            logits=logits.astype(jnp.float32),
+            boxes=boxes,
+            states=decoded.states,
             memory=encoded.memory,
             features=encoded.features,
             position=encoded.position,
-            extras=extras | {"references": references[:, :, slots:]},
+            extras=extras | {"references": jnp.stack(decoded.references)},
         )
+        return split_off(output, denoising, score_empty=True)
 
     def _select(
         self, encoded: Encoded, index: Int[Array, "b q"] | None, exact: bool

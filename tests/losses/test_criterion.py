@@ -119,7 +119,8 @@ def test_without_auxiliary_losses_only_the_last_layer_counts():
     criterion = SetCriterion(aux_loss=False)
     terms = losses_of(outputs(), targets([2, 3, 4, 5]), criterion).terms
     assert set(terms) == {
-        "loss_ce", "loss_bbox", "loss_giou", "class_error", "cardinality_error"
+        "loss_ce", "loss_bbox", "loss_giou", "loss_xy", "loss_hw",
+        "class_error", "cardinality_error",
     }  # fmt: skip
 
 

@@ -241,5 +241,5 @@ def test_an_answer_becomes_supervisions_detections(detector, supervision):
 
 def test_without_supervision_the_pip_line_is_told(detector, monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
-    with pytest.raises(ImportError, match=r"pip install 'jaxseg\[supervision\]'"):
+    with pytest.raises(ImportError, match=r"pip install -e '\.\[supervision\]'"):
         detector(IMAGES[0], 0.0).to_supervision()

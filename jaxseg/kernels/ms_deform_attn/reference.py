@@ -14,7 +14,12 @@ def reference(
     locations: Float[Array, "b q m l p 2"],
     weights: Float[Array, "b q m l p"],
 ) -> Float[Array, "b q m*d"]:
-    """Arguments and result as in `ms_deform_attn`; one gather for each of the four neighbours."""
+    """Arguments and result as in `ms_deform_attn`; one gather for each of the four neighbours.
+
+    Compiled for a CPU, it can miss in rare samples on the border of two cells: fusion computes
+    `place` more than once, and with other roundings takes the corner of one cell and the share
+    of the way from that of the next (barriers do not stop it). `blocked` is safe from that.
+    """
     b, q, m, _, p, _ = locations.shape
     total, start = 0.0, 0
     for level, (height, width) in enumerate(shapes):
@@ -23,9 +28,7 @@ def reference(
         size = jnp.array([width, height], jnp.float32)
         place = locations[:, :, :, level].astype(jnp.float32) * size - 0.5
         place = place.swapaxes(1, 2)  # b m q p 2
-        # Held fast: computed twice, with other roundings, a corner and the share of the way from
-        # it could be those of two neighbouring cells.
-        low = lax.optimization_barrier(jnp.floor(lax.stop_gradient(place)))
+        low = jnp.floor(lax.stop_gradient(place))
         share = place - low
         corner = low.astype(jnp.int32)
         weight = weights[:, :, :, level].astype(jnp.float32).swapaxes(1, 2)

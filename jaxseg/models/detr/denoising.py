@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.ops.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
-from jaxseg.structures import Denoised, Noise, Slots, Targets
+from jaxseg.structures import Denoised, DetectorOutput, Noise, Slots, Targets
 from jaxseg.typing import Array, Bool, Float, Int, Key
 
 
@@ -145,24 +145,50 @@ def attention_mask(slots: Slots, num_queries: int) -> Bool[Array, "b n n"]:
     return jnp.concatenate([top, bottom], 1)
 
 
-def denoised(
-    slots: Slots,
-    logits: Float[Array, "l b _q k"],
-    boxes: Float[Array, "l b _q 4"],
-    *,
-    score_empty: bool,
-) -> Denoised:
-    """The denoising part of all queries' predictions, for the criterion.
+def prepend(
+    denoising: Denoising | None, content: Float[Array, "b q d"], reference: Float[Array, "b q 4"]
+) -> tuple[Float[Array, "b n d"], Float[Array, "b n 4"], Bool[Array, "b n n"] | None]:
+    """Content and reference boxes of all queries, denoising ones first, and who may see whom."""
+    if denoising is None:
+        return content, reference, None
+    mask = attention_mask(denoising.slots, content.shape[1])
+    boxes = jax.nn.sigmoid(denoising.box_logits)
+    content = jnp.concatenate([denoising.content, content], 1)
+    return content, jnp.concatenate([boxes, reference], 1), mask
+
+
+def split_off(
+    output: DetectorOutput, denoising: Denoising | None, *, score_empty: bool
+) -> DetectorOutput:
+    """The output of the matching queries alone; the others' goes into its extras.
 
     Args:
+      output: of all queries, with "references" among its extras.
       score_empty: slots without a target stand in the class loss as background.
     """
+    if denoising is None:
+        return output
+    slots = denoising.slots
     count = slots.group.shape[1]
-    return Denoised(
-        logits=logits[:, :, :count],
-        boxes=boxes[:, :, :count],
+    references = output.extras["references"]
+    found = Denoised(
+        logits=output.logits[:, :, :count],
+        boxes=output.boxes[:, :, :count],
         target=slots.target,
         positive=slots.positive,
         scored=slots.used if score_empty else slots.real,
         groups=slots.groups,
+    )
+    more = {
+        "denoising": denoising,
+        "denoised": found,
+        "denoised_references": references[:, :, :count],
+        "denoised_states": output.states[:, :, :count],
+        "references": references[:, :, count:],
+    }
+    return output.replace(
+        logits=output.logits[:, :, count:],
+        boxes=output.boxes[:, :, count:],
+        states=output.states[:, :, count:],
+        extras=output.extras | more,
     )

@@ -115,6 +115,7 @@ def is_exact(canvas: str) -> bool:
 
 
 def check_images(images: Images, multiple: int) -> None:
+    """Raise `ValueError` unless images are normalised floats whose sides `multiple` divides."""
     shape = images.pixels.shape
     if len(shape) != 4 or shape[-1] != 3 or shape[1] % multiple or shape[2] % multiple:
         raise ValueError(
