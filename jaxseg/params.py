@@ -11,7 +11,9 @@ from flax.errors import FlaxError
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxseg.errors import UserError
-from jaxseg.structures import Images
+from jaxseg.structures import DetectorOutput, Images, Targets
+
+RNGS = ("dropout", "denoising")  # the streams that a training step gives to a model
 
 
 def flatten(params: Mapping) -> dict:
@@ -44,6 +46,22 @@ def abstract_inputs(model: nn.Module) -> tuple:
     if "images" not in inspect.signature(type(model).__call__).parameters:
         return (pixels,)
     return (Images(pixels, jax.ShapeDtypeStruct((1, size, size), jnp.bool_)),)
+
+
+def abstract_output(model: nn.Module, params: Mapping) -> DetectorOutput:
+    """Shapes of what a detector returns in training, for `abstract_inputs` with one object."""
+    (images,) = abstract_inputs(model)
+    targets = Targets(
+        labels=jax.ShapeDtypeStruct((1, 1), jnp.int32),
+        boxes=jax.ShapeDtypeStruct((1, 1, 4), jnp.float32),
+        mask=jax.ShapeDtypeStruct((1, 1), jnp.bool_),
+    )
+
+    def forward(params, images, targets):
+        rngs = {name: jax.random.key(0) for name in RNGS}
+        return model.apply({"params": params}, images, targets=targets, train=True, rngs=rngs)
+
+    return jax.eval_shape(forward, params, images, targets)
 
 
 def count(params: Mapping) -> int:

@@ -1,5 +1,6 @@
 """What settings and data must fulfil before anything is written."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from jaxseg.data.dataset import Dataset
 from jaxseg.errors import UserError
 from jaxseg.eval.coco_ap import METRICS
 from jaxseg.eval.panoptic import METRICS as PANOPTIC_METRICS
+from jaxseg.losses.criterion import FocalClasses, SetCriterion, SoftmaxClasses
+from jaxseg.params import abstract_output
 from jaxseg.predict.masks import predicts_masks
 from jaxseg.train.experiment import Data, Experiment
 
@@ -17,6 +20,11 @@ AT_LEAST_1 = (
     "data.batch_size", "data.max_targets", "data.eval_batch_size", "data.eval_limit",
     "data.image.short_side", "data.image.long_side",
 )  # fmt: skip
+# What a model may have in its training output, the setting of its losses, and its name.
+LOSSES = {
+    "first_stage": ("criterion.first_stage", "the encoder's own predictions"),
+    "denoised": ("criterion.denoising", "noised objects"),
+}
 
 
 def check_settings(experiment: Experiment) -> None:
@@ -68,6 +76,35 @@ def check_masks(data: Data, model: nn.Module) -> None:
             f"data.masks is true and the model ({type(model).__name__}) draws no masks: set "
             "data.masks=false, or take a model with a mask head, such as detr.r50_instance"
         )
+
+
+def check_criterion(criterion: SetCriterion, model: nn.Module, params: Mapping) -> None:
+    """Raise `UserError` if the losses are not those of what the model predicts.
+
+    Args:
+      params: shapes of the model's parameters.
+    """
+    output, kind = abstract_output(model, params), type(model).__name__
+    outputs, classes = output.logits.shape[-1], criterion.classes
+    if classes.no_object(outputs) != model.num_classes:
+        likely = FocalClasses if outputs == model.num_classes else SoftmaxClasses
+        raise UserError(
+            f"the model ({kind}) has {outputs} outputs for {model.num_classes} classes, which "
+            f"{type(classes).__name__} does not score: criterion.classes must be "
+            f"{likely.__name__}(){_recipes(model)}"
+        )
+    scored = {"first_stage": criterion.first_stage is not None, "denoised": criterion.denoising}
+    for extra, (setting, what) in LOSSES.items():
+        if extra in output.extras and not scored[extra]:
+            raise UserError(
+                f"the model ({kind}) trains with {what}, for which the criterion has no losses: "
+                f"set {setting}{_recipes(model)}"
+            )
+
+
+def _recipes(model: nn.Module) -> str:
+    package, _, family = type(model).__module__.rpartition(".")
+    return f", as the configs {family}/... do" if package.startswith("jaxseg.models") else ""
 
 
 def check_classes(train_set: Dataset, val_set: Dataset | None) -> None:

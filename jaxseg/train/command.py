@@ -114,6 +114,11 @@ def _train(args: argparse.Namespace, experiment) -> int:
         _say_end(args, outcome, checkpoints, workdir, experiment)
         if skipped := session.loader.skipped:
             print(f"{len(skipped)} times an image could not be read and another took its place")
+        if dropped := session.loader.dropped:
+            print(
+                f"{dropped} times an object was no target, for its image had more than "
+                f"data.max_targets={experiment.data.max_targets}: raise it if that is often"
+            )
     # A scheduler's SIGTERM is obeyed, and that is success; a person at a shell has broken off
     # what would come next as well.
     return 130 if outcome.interrupted == "SIGINT" else 0

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -27,7 +27,13 @@ Evaluate = Callable[[dict[str, Any], int, Callable[[], None]], dict[str, float]]
 
 
 class Batches(Protocol):
-    """What the loop asks of a loader."""
+    """What the loop asks of a loader.
+
+    Attributes:
+      dropped: objects of this process's batches so far that no slot was left for.
+    """
+
+    dropped: int
 
     def iterate(self, start_step: int, num_steps: int | None = None) -> Generator[Batch]:
         """This process's rows of the batches of steps start, start + 1, …"""
@@ -55,6 +61,21 @@ class Plan:
     def due(self, every: int | None, step: int) -> bool:
         """Whether something happens after `step` steps; at the end it always does."""
         return step == self.num_steps or (every is not None and step % every == 0)
+
+
+class Pending(NamedTuple):
+    """A step that is being computed.
+
+    Attributes:
+      done: its number, counted from 1.
+      index: of its images in the data set.
+      dropped: the loader's count after its batch.
+    """
+
+    done: int
+    report: Report
+    index: np.ndarray
+    dropped: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +116,7 @@ class Trainer:
         self._checkpoints, self._metrics, self._evaluate = checkpoints, metrics, evaluate
         self._trainable, self._image_ids = sorted(trainable), image_ids
         self._learning_rate, self._polls = learning_rate, 0
-        self._pending: deque[tuple[int, Report, np.ndarray]] = deque()
+        self._pending: deque[Pending] = deque()
 
     def run(self, state: TrainState, loader: Batches) -> Outcome:
         """Train to the end, or until asked to stop.
@@ -118,7 +139,7 @@ class Trainer:
                 for done in range(start + 1, plan.num_steps + 1):
                     rows, batch = self._next_batch(batches, step, state)
                     state, report = step(state, batch)
-                    self._pending.append((done, report, np.asarray(rows.index)))
+                    self._pending.append(Pending(done, report, rows.index, loader.dropped))
                     # The previous step's report is read while this one is computed.
                     self._read_reports(leave=1)
                     self._progress.advance()
@@ -200,25 +221,26 @@ class Trainer:
 
     def _read_reports(self, leave: int) -> None:
         while len(self._pending) > leave:
-            done, report, index = self._pending.popleft()
-            if not bool(report.finite):
+            pending = self._pending.popleft()
+            if not bool(pending.report.finite):
                 self._pending.clear()
                 raise nonfinite_error(
-                    done,
-                    jax.device_get(report),
-                    index,
+                    pending.done,
+                    jax.device_get(pending.report),
+                    np.asarray(pending.index),
                     trainable=self._trainable,
                     image_ids=self._image_ids,
                     saved=self._checkpoints.latest_step,
                 )
-            if self._plan.due(self._plan.log_every, done):
-                self._log(done, report)
+            if self._plan.due(self._plan.log_every, pending.done):
+                self._log(pending)
 
-    def _log(self, done: int, report: Report) -> None:
-        values = {name: float(value) for name, value in report.metrics.items()}
+    def _log(self, pending: Pending) -> None:
+        values = {name: float(value) for name, value in pending.report.metrics.items()}
         self._progress.show(values["loss"])
         rates = {
-            "learning_rate": float(f"{self._learning_rate(done - 1):.6g}"),
+            "learning_rate": float(f"{self._learning_rate(pending.done - 1):.6g}"),
             "images_per_second": round(self._progress.images_per_second, 2),
+            "dropped_objects": pending.dropped,
         }
-        self._metrics.write(done, values | rates)
+        self._metrics.write(pending.done, values | rates)

@@ -23,6 +23,7 @@ from jaxseg.train import state as states
 from jaxseg.train.checks import (
     check_buckets,
     check_classes,
+    check_criterion,
     check_masks,
     check_metric,
     check_settings,
@@ -160,7 +161,9 @@ def prepare(experiment: Experiment) -> Session:
     check_buckets(loader.buckets, model)
     num_steps = experiment.num_steps(loader.steps_per_epoch)
     schedule = experiment.schedule.build(num_steps)
-    paths = list(flatten(abstract_params(model)))
+    shapes = abstract_params(model)
+    check_criterion(experiment.criterion, model, shapes)
+    paths = list(flatten(shapes))
     trainable = experiment.optimizer.trainable(paths)
     optimizer = experiment.optimizer.build(schedule, paths)
     step = make_step(

@@ -9,7 +9,7 @@ import optax
 from flax import linen as nn
 
 from jaxseg.ops.images import IMAGENET_MEAN, IMAGENET_STD, normalize
-from jaxseg.params import flatten, unflatten
+from jaxseg.params import RNGS, flatten, unflatten
 from jaxseg.structures import Batch
 from jaxseg.train.optim import Ema
 from jaxseg.train.state import TrainState, select
@@ -88,9 +88,7 @@ def _gradient_function(model: nn.Module, criterion: Callable, mean, std):
             normalize(batch.images, mean, std),
             targets=batch.targets,
             train=True,
-            rngs={
-                name: jax.random.fold_in(key, i) for i, name in enumerate(("dropout", "denoising"))
-            },
+            rngs={name: jax.random.fold_in(key, i) for i, name in enumerate(RNGS)},
         )
         losses = criterion(output, batch.targets, normalizers)
         return losses.total, {"loss": losses.total, **losses.terms}

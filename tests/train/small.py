@@ -97,6 +97,8 @@ def draw_batch(seed, step, rows=8, size=SIZE, first_row=0, count=None):
 class Batches:
     """A loader of drawn batches; `part` of `parts` processes."""
 
+    dropped = 0
+
     def __init__(self, rows=8, seed=0, part=0, parts=1, sizes=(SIZE,)):
         self.rows, self.seed, self.sizes = rows, seed, sizes
         self.part, self.count = part, rows // parts

@@ -81,6 +81,7 @@ def test_one_command_trains_evaluates_resumes_and_leaves_weights(config, tmp_pat
     said = jaxseg("train", config, "ema.decay=0.5", "steps=4", "--workdir", workdir)
     assert "resuming at step 3 of 4" in said
     assert "changed since: steps: 3 → 4" in said
+    assert not any(line.get("dropped_objects") for line in lines)
     again = ("train", config, "ema.decay=0.5", "steps=4", "seed=1", "--workdir", workdir)
     assert main(list(map(str, again))) == 2
     assert "has the seed 42" in " ".join(capsys.readouterr().err.split())
@@ -158,6 +159,45 @@ def fails(capsys, tmp_path, *arguments):
 @pytest.mark.skipif(jax.device_count() > 1, reason="the errors name the number of devices")
 def test_a_mistake_is_one_paragraph_and_writes_nothing(config, capsys, tmp_path, override, message):
     assert message in fails(capsys, tmp_path, config, *override.split())
+
+
+def test_losses_of_another_family_are_refused_with_the_right_ones(config, capsys, tmp_path):
+    said = {
+        "criterion=SetCriterion(classes=FocalClasses())": "the model (Detr) has 7 outputs for 6 "
+        "classes, which FocalClasses does not score: criterion.classes must be SoftmaxClasses(), "
+        "as the configs detr/... do",
+        "model=dino.tiny(num_classes=0)": "the model (Dino) has 6 outputs for 6 classes, which "
+        "SoftmaxClasses does not score: criterion.classes must be FocalClasses(), as the configs "
+        "dino/... do",
+        "model=dino.tiny(num_classes=0), criterion=SetCriterion(classes=FocalClasses())": "trains "
+        "with the encoder's own predictions, for which the criterion has no losses: set "
+        "criterion.first_stage, as",
+        "model=dino.tiny(num_classes=0), criterion=SetCriterion(classes=FocalClasses(), "
+        "first_stage=FirstStage('interm'))": "trains with noised objects, for which the criterion "
+        "has no losses: set criterion.denoising, as",
+    }
+    imports = (
+        "import dataclasses\nfrom jaxseg.models import dino\n"
+        "from jaxseg.losses.criterion import FirstStage, FocalClasses, SetCriterion\n"
+    )
+    for number, (fields, message) in enumerate(said.items()):
+        other = tmp_path / f"other{number}.py"
+        text = CONFIG.replace("def experiment()", "def before()")
+        change = f"def experiment():\n    return dataclasses.replace(before(), {fields})\n"
+        other.write_text(imports + text + "\n\n" + change)
+        assert message in fails(capsys, tmp_path, other)
+
+
+def test_objects_beyond_the_slots_are_counted_in_the_record_and_at_the_end(config, tmp_path):
+    workdir = tmp_path / "run"
+    many = "data.train=synthetic:shapes?size=64&objects=8&count=4&seed=0"
+    plain = (many, "data.val=none", "data.max_targets=2", "checkpoint_every=3")
+    said = jaxseg("train", config, *plain, "--workdir", workdir)
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    counts = [line["dropped_objects"] for line in lines]
+    assert 0 < counts[0] < counts[1] < counts[2]
+    assert "more objects than the 2 slots" in said
+    assert f"{counts[-1]:.0f} times an object was no target" in said
 
 
 def test_an_unknown_config_lists_those_there_are(capsys, tmp_path):
