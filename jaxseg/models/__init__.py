@@ -36,6 +36,8 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "dino.r50_5scale": dino.r50_5scale,
     "dino.swin_l_4scale": dino.swin_l_4scale,
     "dino.swin_l_5scale": dino.swin_l_5scale,
+    "dino.vit_b_4scale": dino.vit_b_4scale,
+    "dino.vit_l_4scale": dino.vit_l_4scale,
     "dino.tiny": dino.tiny,
 }
 

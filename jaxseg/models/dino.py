@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from jaxseg.backbones.resnet import resnet
 from jaxseg.backbones.swin import swin as build_swin
+from jaxseg.backbones.vit import vit as build_vit
 from jaxseg.kernels.ms_deform_attn import Implementation
 from jaxseg.models.detr.deformable_decoder import DeformableDecoder, ReferencePosition
 from jaxseg.models.detr.deformable_encoder import DeformableEncoder
@@ -39,6 +40,7 @@ from jaxseg.models.detr.heads import (
 from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode
 from jaxseg.models.detr.proposals import ProposalEncoder, Proposals, propose
 from jaxseg.necks.channel_mapper import ChannelMapper
+from jaxseg.necks.simple_feature_pyramid import PyramidBackbone, SimpleFeaturePyramid
 from jaxseg.nn.initializers import xavier_uniform
 from jaxseg.nn.position import SinePosition
 from jaxseg.ops.boxes import inverse_sigmoid
@@ -46,6 +48,7 @@ from jaxseg.structures import Detections, DetectorOutput, Images, Predictions, T
 from jaxseg.typing import Array, DTypeLike, Float, Int
 
 EPSILON = 1e-3  # of the inverse sigmoid
+FACTORS = (4, 2, 1, 0.5)  # of a plain transformer's stride 16, as a ResNet's four stages
 Selection = Literal["mixed", "pure", "static"]
 
 
@@ -234,7 +237,9 @@ def dino(
     *,
     swin: str | None = None,
     pretraining: int = 384,
-    drop_path: float = 0.2,
+    vit: str | None = None,
+    image_size: int = 1024,
+    drop_path: float | None = None,
     depth: int = 50,
     norm: str = "frozen_batch_norm",
     stem: int = 64,
@@ -257,7 +262,10 @@ def dino(
     Args:
       swin: a size in `backbones.swin.SIZES`, instead of a ResNet.
       pretraining: side of the images that the Swin was pre-trained with: its windows' size.
-      drop_path: rate of the Swin's last block.
+      vit: a size in `backbones.vit.SIZES`, instead of either: a plain transformer whose one map
+        a simple feature pyramid turns into several (arXiv 2203.16527, section 3).
+      image_size: side of the images that the ViT's relative positions are made for.
+      drop_path: rate of the Swin's or ViT's last block; None is 0.2, or the ViT's own.
       depth, norm, stem: of the ResNet, as in `detr.detr`.
       num_levels: 5 begins at stride 4, fewer at stride 8.
       num_points: samples a head and level.
@@ -276,11 +284,20 @@ def dino(
         **dtypes,
     }
     stages = (0, 1, 2, 3) if num_levels > 4 else (1, 2, 3)
-    if swin is None:
-        backbone = resnet(depth, norm, width=stem, stages=stages, **dtypes)
-    else:
-        options = {"drop_path": drop_path, "stages": stages, "remat": remat}
+    if swin is not None and vit is not None:
+        raise ValueError(f"a model has one backbone; got swin={swin!r} and vit={vit!r}")
+    if vit is not None:
+        options = {} if drop_path is None else {"drop_path": drop_path}
+        backbone = PyramidBackbone(
+            net=build_vit(vit, image_size=image_size, remat=remat, **options, **dtypes),
+            pyramid=SimpleFeaturePyramid(width, FACTORS[-len(stages) :], **dtypes),
+        )
+    elif swin is not None:
+        rate = 0.2 if drop_path is None else drop_path
+        options = {"drop_path": rate, "stages": stages, "remat": remat}
         backbone = build_swin(swin, pretraining, **options, **dtypes)
+    else:
+        backbone = resnet(depth, norm, width=stem, stages=stages, **dtypes)
     return Dino(
         backbone=backbone,
         neck=ChannelMapper(width, num_levels, **dtypes),
@@ -316,6 +333,16 @@ def swin_l_4scale(**fields) -> Dino:
 def swin_l_5scale(**fields) -> Dino:
     """DINO-Swin-L, 5 scales: 57.3 AP after 12 epochs, 58.5 after 36."""
     return dino(**{"swin": "large", "num_levels": 5} | fields)
+
+
+def vit_b_4scale(**fields) -> Dino:
+    """DINO on ViTDet's plain ViT-B, 4 scales (a variant of detrex's, not of the paper's)."""
+    return dino(**{"vit": "base"} | fields)
+
+
+def vit_l_4scale(**fields) -> Dino:
+    """DINO on ViTDet's plain ViT-L, 4 scales."""
+    return dino(**{"vit": "large"} | fields)
 
 
 def tiny(**fields) -> Dino:

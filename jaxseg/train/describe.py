@@ -14,9 +14,11 @@ from flax import linen as nn
 from jaxseg.backbones.resnet import NORMS, SIZES
 from jaxseg.backbones.swin import SIZES as SWINS
 from jaxseg.backbones.swin import WINDOWS, Swin
+from jaxseg.backbones.vit import SIZES as VITS
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS, build
 from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
+from jaxseg.necks.simple_feature_pyramid import PyramidBackbone
 
 # Fields that say how a module computes; what they are here changes no weight.
 PLAIN = {"remat": False, "implementation": None, "queries_at_once": None}
@@ -99,6 +101,14 @@ def _backbone(part: nn.Module) -> dict[str, Any]:
             "swin": _key_of(SWINS, shape),
             "pretraining": _key_of(WINDOWS, part.window),
             "drop_path": part.drop_path,
+        }
+    if isinstance(part, PyramidBackbone):
+        net = part.net
+        shape = (net.width, net.depth, net.num_heads)
+        return {
+            "vit": next((size for size, s in VITS.items() if s[:3] == shape), UNKNOWN),
+            "image_size": net.image_size,
+            "drop_path": net.drop_path,
         }
     stages = (tuple(getattr(part, "depths", ())), getattr(part, "bottleneck", None))
     return {

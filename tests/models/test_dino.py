@@ -110,6 +110,23 @@ def test_an_exact_canvas_gives_every_image_the_result_it_has_alone(name):
         np.testing.assert_allclose(found.logits[:, :1], alone.logits, rtol=0, atol=2e-4)
 
 
+def test_on_a_plain_transformer_an_image_has_the_result_it_has_alone():
+    model = dino(**SMALL, vit="small", num_levels=5, image_size=128, canvas="exact")
+    tiny = {"width": 16, "depth": 2, "num_heads": 2, "global_blocks": (1,), "window": 3}
+    net = model.backbone.net.clone(**tiny)
+    model = model.clone(backbone=model.backbone.clone(net=net))
+    assert model.backbone.strides == (4, 8, 16, 32)
+    params = weights.draw(model, images(noise(128, 128, 0), canvas=(128, 128)))
+    run = quick_jit(model.apply)
+    one, other = noise(90, 120, 1), noise(128, 70, 2)
+    alone = run({"params": params}, images(one, canvas=(128, 128)))
+    found = run({"params": params}, images(one, other, canvas=(128, 256)))
+    np.testing.assert_allclose(found.boxes[:, :1], alone.boxes, rtol=0, atol=2e-5)
+    np.testing.assert_allclose(found.logits[:, :1], alone.logits, rtol=0, atol=2e-4)
+    with pytest.raises(ValueError, match="a model has one backbone; got swin='tiny' and vit='smal"):
+        dino(swin="tiny", vit="small")
+
+
 def test_an_exact_canvas_equals_the_original_without_padding():
     one = noise(96, 128, 1)
     exact, padded = small("dino", canvas="exact"), small("dino", canvas="padded")
