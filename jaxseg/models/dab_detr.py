@@ -44,6 +44,7 @@ class DabDetr(nn.Module):
       anchors: how they begin: "normal" logits; "uniform" spreads centres evenly; "fixed" also
         keeps them where they are, as the paper says and its code does not do.
       num_select: detections of an image.
+      epsilon: of the inverse sigmoid; transformers' DAB-DETR has another than the original.
       canvas: as in `Detr`.
     """
 
@@ -58,6 +59,7 @@ class DabDetr(nn.Module):
     width: int = 256
     anchors: Anchors = "normal"
     num_select: int = 300
+    epsilon: float = EPSILON
     canvas: Canvas = "padded"
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -115,7 +117,7 @@ class DabDetr(nn.Module):
 
         def refine(layer, state, reference):
             del layer
-            return refine_boxes(box_head(state), reference, EPSILON)
+            return refine_boxes(box_head(state), reference, self.epsilon)
 
         decoded = self.decoder(
             content, reference, memory, position, tokens_mask, refine, seen, train
