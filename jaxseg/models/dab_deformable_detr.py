@@ -12,7 +12,6 @@ from flax import linen as nn
 
 from jaxseg.backbones.resnet import resnet
 from jaxseg.kernels.ms_deform_attn import Implementation
-from jaxseg.models.dab_detr import Anchors, anchor_logits
 from jaxseg.models.detr.deformable_decoder import DeformableDecoder, ReferencePosition
 from jaxseg.models.detr.deformable_encoder import DeformableEncoder
 from jaxseg.models.detr.denoising import Noise, prepend, split_off
@@ -20,6 +19,7 @@ from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.heads import layer_heads, refine_boxes, sigmoid_detections
 from jaxseg.models.detr.label_content import LabelContent, mark
 from jaxseg.models.detr.levels import coarsest_stride, encode
+from jaxseg.models.detr.queries import Anchors, anchor_logits
 from jaxseg.necks.channel_mapper import ChannelMapper
 from jaxseg.nn.position import SinePosition
 from jaxseg.structures import Detections, DetectorOutput, Images, Targets

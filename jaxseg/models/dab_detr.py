@@ -1,12 +1,11 @@
 """DAB-DETR: queries are anchor boxes (arXiv 2201.12329); with noised labels, DN-DETR (2203.01305).
 
 memory  = encoder(input_proj(backbone(images)), sines scaled by content)
+          deformable_encoder(neck(backbone(images))) in DN-DETR's multi-scale model
 queries = learned anchors; content zero, a pattern or a label's embedding
 states  = decoder(content, anchors, memory)         anchors refined layer by layer
 outputs = heads(states) around the anchors
 """
-
-from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +18,8 @@ from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.encoder import Encoder
 from jaxseg.models.detr.heads import layer_heads, refine_boxes, sigmoid_detections
 from jaxseg.models.detr.label_content import LabelContent
+from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode, join, valid_ratios
+from jaxseg.models.detr.queries import Anchors, anchor_logits
 from jaxseg.nn.initializers import torch_bias, torch_uniform
 from jaxseg.nn.layers import Conv, PReLU
 from jaxseg.nn.position import SinePosition
@@ -27,16 +28,17 @@ from jaxseg.structures import Detections, DetectorOutput, Features, Images, Targ
 from jaxseg.typing import Array, DTypeLike, Float, Int
 
 EPSILON = 1e-3  # of the inverse sigmoid
-Anchors = Literal["normal", "uniform", "fixed"]
 
 
 class DabDetr(nn.Module):
     """The detector of the paper's figure 4.
 
     Attributes:
-      backbone: images to maps; the last one is used.
+      backbone: images to maps; without a neck the last one is used.
       encoder, decoder: the two halves of the transformer.
       position: mask to position embedding.
+      neck: maps to levels of one width, for a deformable encoder and a decoder of
+        `LevelsLayer` (DN-DETR, table 3); without it the encoder is dense.
       labels: content of labels, noised in training (DN-DETR); without it content is zero.
       num_classes: labels are 0 to num_classes - 1, each with its own sigmoid.
       num_queries: anchors.
@@ -52,6 +54,7 @@ class DabDetr(nn.Module):
     encoder: nn.Module
     decoder: nn.Module
     position: nn.Module
+    neck: nn.Module | None = None
     labels: nn.Module | None = None
     num_classes: int = 91
     num_queries: int = 300
@@ -67,7 +70,7 @@ class DabDetr(nn.Module):
     @property
     def stride(self) -> int:
         """Canvases are multiples of this."""
-        return 32
+        return 32 if self.neck is None else coarsest_stride(self.backbone, self.neck)
 
     @nn.compact
     def __call__(
@@ -87,12 +90,45 @@ class DabDetr(nn.Module):
         """
         exact = is_exact(self.canvas)
         check_images(images, self.stride if exact else 1)
+        encoded = self._encode(images, exact, train)
+        content, denoising = None, None
+        if self.labels is not None:
+            content, denoising = self.labels(self.num_classes, targets, noise, train)
+        anchors = anchor_logits(self, self.num_queries, self.anchors)
+        content, anchors = self._patterns(content, anchors, len(images.mask))
+        extras = {"query_content": content}
+        content, reference, seen = prepend(denoising, content, jax.nn.sigmoid(anchors))
+        (class_head, *_), (box_head, *_) = layer_heads(self, 1, True)
+
+        def refine(layer, state, reference):
+            del layer
+            return refine_boxes(box_head(state), reference, self.epsilon)
+
+        decoded = self.decoder(
+            content, reference, encoded, refine=refine, attention_mask=seen, train=train
+        )
+        # A layer's box starts from the anchor that the layer before made, with its gradient; it
+        # reads the normed state, and the anchor was made of the plain one.
+        starts = [reference, *decoded.updates[:-1]]
+        boxes = jnp.stack([refine(i, decoded.states[i], start) for i, start in enumerate(starts)])
+        output = DetectorOutput(
+            logits=class_head(decoded.states).astype(jnp.float32),
+            boxes=boxes,
+            states=decoded.states,
+            memory=encoded.memory,
+            features=encoded.features,
+            position=encoded.position,
+            extras=extras | {"references": jnp.stack(decoded.references)},
+        )
+        return split_off(output, denoising, score_empty=False)
+
+    def _encode(self, images: Images, exact: bool, train: bool) -> Encoded:
+        if self.neck is not None:
+            return encode(self, images, exact, train)
         pixels = images.pixels.astype(self.dtype)
         feature = self.backbone(pixels, images.mask if exact else None)[-1]
-        b, h, w, channels = feature.shape
+        _, h, w, channels = feature.shape
         mask = resize_mask(images.mask, h, w)
-        tokens_mask = mask.reshape(b, -1)
-        position = self.position(mask).reshape(b, h * w, self.width)
         input_proj = Conv(
             self.width,
             1,
@@ -103,39 +139,19 @@ class DabDetr(nn.Module):
             param_dtype=self.param_dtype,
             name="input_proj",
         )
-        tokens = input_proj(feature).reshape(b, h * w, self.width)
-        memory = self.encoder(tokens, position, tokens_mask, train)
-
-        content, denoising = None, None
-        if self.labels is not None:
-            content, denoising = self.labels(self.num_classes, targets, noise, train)
-        anchors = anchor_logits(self, self.num_queries, self.anchors)
-        content, anchors = self._patterns(content, anchors, b)
-        extras = {"query_content": content}
-        content, reference, seen = prepend(denoising, content, jax.nn.sigmoid(anchors))
-        (class_head, *_), (box_head, *_) = layer_heads(self, 1, True)
-
-        def refine(layer, state, reference):
-            del layer
-            return refine_boxes(box_head(state), reference, self.epsilon)
-
-        decoded = self.decoder(
-            content, reference, memory, position, tokens_mask, refine, seen, train
+        tokens, position, seen = (
+            join([x]) for x in (input_proj(feature), self.position(mask), mask)
         )
-        # A layer's box starts from the anchor that the layer before made, with its gradient; it
-        # reads the normed state, and the anchor was made of the plain one.
-        starts = [reference, *decoded.updates[:-1]]
-        boxes = jnp.stack([refine(i, decoded.states[i], start) for i, start in enumerate(starts)])
-        output = DetectorOutput(
-            logits=class_head(decoded.states).astype(jnp.float32),
-            boxes=boxes,
-            states=decoded.states,
-            memory=memory,
-            features=Features((feature,), (mask,)),
+        return Encoded(
+            memory=self.encoder(tokens, position, seen, train),
+            tokens=tokens,
             position=position,
-            extras=extras | {"references": jnp.stack(decoded.references)},
+            mask=seen,
+            masks=(mask,),
+            valid_ratios=valid_ratios([mask]),
+            shapes=((h, w),),
+            features=Features((feature,), (mask,)),
         )
-        return split_off(output, denoising, score_empty=False)
 
     def _patterns(self, content: Float[Array, " d"] | None, anchors: Float[Array, "q 4"], b: int):
         """Content (b, q, d) and anchors (b, q, 4) of all queries, pattern by pattern."""
@@ -158,29 +174,6 @@ class DabDetr(nn.Module):
     def detections(self, output: DetectorOutput, original_sizes: Int[Array, "b 2"]) -> Detections:
         """The last layer's best detections in pixels of `original_sizes` (h, w)."""
         return sigmoid_detections(output, original_sizes, self.num_select)
-
-
-def anchor_logits(model: nn.Module, count: int, kind: Anchors) -> Float[Array, "{count} 4"]:
-    """The learned anchors of `model` (its parameter `refpoint_embed`) as logits, in float32."""
-    if kind not in get_args(Anchors):
-        raise ValueError(f"anchors must be one of {', '.join(get_args(Anchors))}; got {kind!r}")
-
-    def init(key, shape, dtype=jnp.float32):
-        centres, sizes = jax.random.split(key)
-        logits = jax.random.normal(sizes, shape, dtype)
-        if kind == "normal":
-            return logits
-        even = jax.random.uniform(centres, (shape[0], 2), dtype, 1e-3, 1 - 1e-3)
-        return logits.at[:, :2].set(jax.scipy.special.logit(even))
-
-    embed = nn.Embed(
-        count, 4, embedding_init=init, param_dtype=model.param_dtype, name="refpoint_embed"
-    )
-    logits = embed(jnp.arange(count)).astype(jnp.float32)
-    if kind == "fixed":
-        centres = jax.lax.stop_gradient(logits[:, :2])
-        logits = jnp.concatenate([centres, logits[:, 2:]], -1)
-    return logits
 
 
 def dab_detr(

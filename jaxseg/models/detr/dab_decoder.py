@@ -1,13 +1,19 @@
-"""The dense decoder of DAB-DETR (arXiv 2201.12329, sections 4.2 to 4.4, figures 4 and 6)."""
+"""The dense decoder of DAB-DETR (arXiv 2201.12329, sections 4.2 to 4.4, figures 4 and 6).
+
+With `LevelsLayer` it reads several levels (DN-DETR, arXiv 2203.01305, table 3, its code).
+"""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
+from jaxseg.kernels.ms_deform_attn import Shapes
 from jaxseg.models.detr.deformable_decoder import Decoded
 from jaxseg.models.detr.encoder import feed_forward, residual
+from jaxseg.models.detr.levels import Encoded
 from jaxseg.nn.attention import attend
 from jaxseg.nn.dropout import Dropout
 from jaxseg.nn.initializers import torch_bias, xavier_uniform
@@ -42,6 +48,7 @@ class DabDecoderLayer(nn.Module):
         memory: Float[Array, "b n d"],
         position: Float[Array, "b n d"],
         mask: Bool[Array, "b n"],
+        shapes: Shapes,
         attention_mask: Bool[Array, "b q q"] | None,
         first: bool,
         train: bool,
@@ -51,60 +58,88 @@ class DabDecoderLayer(nn.Module):
         Args:
           query: position of the queries.
           sines: of their centres, modulated; what cross-attention compares with `position`.
+          shapes: (h, w) of each level of the memory.
           first: whether this is the first layer.
         """
-        width = x.shape[-1]
-
-        def heads(y):
-            return y.reshape(*y.shape[:-1], self.num_heads, -1)
-
-        def attention(name, q, k, v, **masks):
-            drop = lambda weights: Dropout(self.dropout)(weights, train=train)  # noqa: E731
-            mixed = attend(q, k, heads(v), drop=drop, **masks)
-            return self._dense(f"{name}/out_proj", width, zero_bias=True)(mixed)
 
         def project(name, y):
-            return self._dense(f"{name}_proj", width)(y)
+            return self._dense(f"{name}_proj", y)
+
+        q_self = project("sa_qcontent", x) + project("sa_qpos", query)
 
         def attend_queries(x):
-            q = project("sa_qcontent", x) + project("sa_qpos", query)
             k = project("sa_kcontent", x) + project("sa_kpos", query)
-            v = project("sa_v", x)
-            return attention("self_attn", heads(q), heads(k), v, attention_mask=attention_mask)
+            q, k, v = (self._heads(y) for y in (q_self, k, project("sa_v", x)))
+            mixed = self._attend(q, k, v, train, attention_mask=attention_mask)
+            return self._dense("self_attn_out_proj", mixed, zero_bias=True)
 
         def attend_memory(x):
             q, k = project("ca_qcontent", x), project("ca_kcontent", memory)
             v, k_position = project("ca_v", memory), project("ca_kpos", position)
             if first:
                 q, k = q + project("ca_qpos", query), k + k_position
-            q_position = project("ca_qpos_sine", sines)
-            q = jnp.concatenate([heads(q), heads(q_position)], -1)
-            k = jnp.concatenate([heads(k), heads(k_position)], -1)
-            return attention("cross_attn", q, k, v, key_mask=mask)
+            q = self._heads(q, project("ca_qpos_sine", sines))
+            k, v = self._heads(k, k_position), self._heads(v)
+            mixed = self._read(q, k, v, mask, shapes, q_self, train)
+            return self._dense("cross_attn_out_proj", mixed, zero_bias=True)
 
         x = residual(self, x, attend_queries, "norm1", train)
         x = residual(self, x, attend_memory, "norm2", train)
         return residual(self, x, lambda x: feed_forward(self, x, train), "norm3", train)
 
-    def _dense(self, name, features, zero_bias=False):
-        return nn.Dense(
-            features,
+    def _read(self, q, k, v, mask, shapes, q_self, train) -> Float[Array, "b q d"]:
+        """What cross-attention mixes of the memory's values."""
+        del shapes, q_self
+        return self._attend(q, k, v, train, key_mask=mask)
+
+    def _attend(self, q, k, v, train, **masks):
+        drop = lambda weights: Dropout(self.dropout)(weights, train=train)  # noqa: E731
+        return attend(q, k, v, drop=drop, **masks)
+
+    def _heads(self, *parts):
+        """Parts (b, n, d) side by side within each head."""
+        heads = [y.reshape(*y.shape[:-1], self.num_heads, -1) for y in parts]
+        return jnp.concatenate(heads, -1)
+
+    def _dense(self, name, x, features=None, zero_bias=False):
+        width = x.shape[-1]
+        dense = nn.Dense(
+            features or width,
             kernel_init=xavier_uniform,
-            bias_init=nn.initializers.zeros if zero_bias else torch_bias(features),
+            bias_init=nn.initializers.zeros if zero_bias else torch_bias(width),
             dtype=self.dtype,
             param_dtype=self.param_dtype,
-            name=name.replace("/", "_"),
+            name=name,
         )
+        return dense(x)
+
+
+class LevelsLayer(DabDecoderLayer):
+    """Cross-attention reads each level by itself; `lvl_attn` says how much each query takes."""
+
+    def _read(self, q, k, v, mask, shapes, q_self, train) -> Float[Array, "b q d"]:
+        shares = self._dense("lvl_attn", q_self, len(shapes))
+        shares = jax.nn.softmax(shares.astype(jnp.float32)).astype(v.dtype)
+        ends = np.cumsum([h * w for h, w in shapes])[:-1]
+        levels = zip(*(jnp.split(y, ends, 1) for y in (k, v, mask)), strict=True)
+        # The original projects each level's result; the shares add up to one, so once will do.
+        found = [self._attend(q, k, v, train, key_mask=mask) for k, v, mask in levels]
+        return sum(shares[..., i, None] * mixed for i, mixed in enumerate(found))
 
 
 class DabDecoder(nn.Module):
-    """A stack of `DabDecoderLayer` around anchor boxes; one norm reads out every layer."""
+    """A stack of layers around anchor boxes; one norm reads out every layer.
+
+    Attributes:
+      layer: the class of the layers: `DabDecoderLayer`, or `LevelsLayer` for several levels.
+    """
 
     num_layers: int = 6
     num_heads: int = 8
     feedforward: int = 2048
     dropout: float = 0.0
     activation: Callable = nn.relu
+    layer: type[DabDecoderLayer] = DabDecoderLayer
     remat: bool = False
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
@@ -114,17 +149,14 @@ class DabDecoder(nn.Module):
         self,
         x: Float[Array, "b q d"],
         reference: Float[Array, "b q 4"],
-        memory: Float[Array, "b n d"],
-        position: Float[Array, "b n d"],
-        mask: Bool[Array, "b n"],
+        encoded: Encoded,
+        *,
         refine: Callable,
         attention_mask: Bool[Array, "b q q"] | None = None,
         train: bool = False,
     ) -> Decoded:
-        """Decode; `refine` and the masks are as in `DeformableDecoder`."""
-        layer = DabDecoderLayer
-        if self.remat:
-            layer = nn.remat(layer, static_argnums=(8, 9))
+        """Decode; `refine` and `attention_mask` are as in `DeformableDecoder`."""
+        layer = nn.remat(self.layer, static_argnums=(7, 9, 10)) if self.remat else self.layer
         fields = {f: getattr(self, f) for f in LAYER_FIELDS}
         width = x.shape[-1]
         ref_point_head = self._mlp("ref_point_head", width, width)
@@ -140,7 +172,16 @@ class DabDecoder(nn.Module):
             centre = centre if i == 0 else centre * scale
             centre = _modulate(centre, jax.nn.sigmoid(ref_anchor_head(x)), reference)
             x = layer(**fields, name=f"layer_{i}")(
-                x, query, centre, memory, position, mask, attention_mask, i == 0, train
+                x,
+                query,
+                centre,
+                encoded.memory,
+                encoded.position,
+                encoded.mask,
+                encoded.shapes,
+                attention_mask,
+                i == 0,
+                train,
             )
             states.append(norm(x))
             references.append(reference)

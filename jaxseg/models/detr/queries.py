@@ -1,5 +1,8 @@
-"""Where a deformable decoder's queries come from: each part returns (position, content)."""
+"""Where a decoder's queries come from: (position, content), or anchor boxes."""
 
+from typing import Literal, get_args
+
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -9,6 +12,7 @@ from jaxseg.nn.position import box_sine_embedding
 from jaxseg.typing import Array, DTypeLike, Float
 
 Queries = tuple[Float[Array, "b q d"], Float[Array, "b q d"]]
+Anchors = Literal["normal", "uniform", "fixed"]
 
 
 def learned_queries(model: nn.Module, count: int, b: int) -> Queries:
@@ -24,6 +28,29 @@ def learned_queries(model: nn.Module, count: int, b: int) -> Queries:
     both = embed(jnp.arange(count))
     both = jnp.broadcast_to(both, (b, *both.shape))
     return both[..., : model.width], both[..., model.width :]
+
+
+def anchor_logits(model: nn.Module, count: int, kind: Anchors) -> Float[Array, "{count} 4"]:
+    """The learned anchors of `model` (its parameter `refpoint_embed`) as logits, in float32."""
+    if kind not in get_args(Anchors):
+        raise ValueError(f"anchors must be one of {', '.join(get_args(Anchors))}; got {kind!r}")
+
+    def init(key, shape, dtype=jnp.float32):
+        centres, sizes = jax.random.split(key)
+        logits = jax.random.normal(sizes, shape, dtype)
+        if kind == "normal":
+            return logits
+        even = jax.random.uniform(centres, (shape[0], 2), dtype, 1e-3, 1 - 1e-3)
+        return logits.at[:, :2].set(jax.scipy.special.logit(even))
+
+    embed = nn.Embed(
+        count, 4, embedding_init=init, param_dtype=model.param_dtype, name="refpoint_embed"
+    )
+    logits = embed(jnp.arange(count)).astype(jnp.float32)
+    if kind == "fixed":
+        centres = jax.lax.stop_gradient(logits[:, :2])
+        logits = jnp.concatenate([centres, logits[:, 2:]], -1)
+    return logits
 
 
 class ProposedQueries(nn.Module):
