@@ -32,6 +32,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "dn_detr.r50_dc5": dn_detr.r50_dc5,
     "dn_detr.r50_dc5_3patterns": dn_detr.r50_dc5_3patterns,
     "dn_detr.deformable_r50": dn_detr.deformable_r50,
+    "dn_detr.encoder_only_r50": dn_detr.encoder_only_r50,
     "dino.r50_4scale": dino.r50_4scale,
     "dino.r50_5scale": dino.r50_5scale,
     "dino.swin_l_4scale": dino.swin_l_4scale,

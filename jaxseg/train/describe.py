@@ -137,7 +137,7 @@ def _labels(part: nn.Module | None) -> dict[str, Any]:
 # How each part of a model answers.
 PARTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
     "backbone": _backbone,
-    "neck": lambda part: {"num_levels": part.num_levels},
+    "neck": lambda part: {} if part is None else {"num_levels": part.num_levels},
     "encoder": _encoder,
     "decoder": lambda part: {"decoder_layers": part.num_layers},
     "position": lambda part: {

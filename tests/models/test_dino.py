@@ -13,6 +13,7 @@ from jaxseg.models.dab_deformable_detr import dab_deformable_detr
 from jaxseg.models.dab_detr import dab_detr
 from jaxseg.models.deformable_detr import deformable_detr
 from jaxseg.models.dino import dino
+from jaxseg.models.dn_detr import encoder_only
 from jaxseg.params import abstract_params, flatten
 from jaxseg.structures import Images, Targets
 from tests import weights
@@ -32,6 +33,7 @@ BUILDERS = {
     "dab_deformable": dab_deformable_detr,
     "dn": functools.partial(dab_detr, denoising=True),
     "dn_deformable": functools.partial(dab_deformable_detr, denoising=True),
+    "dn_encoder_only": functools.partial(encoder_only, num_patterns=2),
     "dino": functools.partial(dino, dn_number=50),
     "dino_5scale": functools.partial(dino, dn_number=50, num_levels=5),
     "dino_pure": functools.partial(dino, dn_number=50, selection="pure"),
@@ -39,7 +41,7 @@ BUILDERS = {
     "dino_unshared": functools.partial(dino, dn_number=50, shared_heads=False),
 }
 QUICK = ("two_stage", "dab_patterns", "dn_deformable", "dino")
-DENOISING = ("dn", "dn_deformable", "dino")
+DENOISING = ("dn", "dn_deformable", "dn_encoder_only", "dino")
 CRITERION = SetCriterion(
     classes=FocalClasses(), giou_epsilon=1e-6, first_stage=FirstStage("interm"), denoising=True
 )
@@ -55,6 +57,7 @@ TRAINED = {
     "dab_deformable_detr.r50": 47_183_594,
     "dn_detr.r50": 43_472_577,
     "dn_detr.deformable_r50": 47_206_754,
+    "dn_detr.encoder_only_r50": 48_266_189,
     "dino.r50_4scale": 46_670_782,
     "dino.r50_5scale": 47_033_406,
 }
@@ -94,7 +97,11 @@ def test_published_models_train_the_published_number_of_parameters(name, count):
 
 @pytest.mark.parametrize(
     "name",
-    ["dino", *(pytest.param(n, marks=pytest.mark.slow) for n in ("two_stage", "dab_deformable"))],
+    [
+        "dino",
+        "dn_encoder_only",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("two_stage", "dab_deformable")),
+    ],
 )
 def test_an_exact_canvas_gives_every_image_the_result_it_has_alone(name):
     model = small(name, canvas="exact")
