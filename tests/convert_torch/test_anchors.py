@@ -30,6 +30,7 @@ MODELS = {
     "dab_deformable_detr.r50": {"num_patterns": 2},
     "dn_detr.r50": {},
     "dn_detr.deformable_r50": {},
+    "dn_detr.encoder_only_r50": {"num_patterns": 2},
     "dino.r50_5scale": {"selection": "static"},
     "dino.r50_4scale": {"shared_heads": False, "selection": "pure"},
 }
@@ -43,6 +44,7 @@ KEYS = {
     "dn_detr.r50": 591,
     "dab_deformable_detr.r50": 604,
     "dn_detr.deformable_r50": 605,
+    "dn_detr.encoder_only_r50": 627,
     "dino.r50_4scale": 626,
     "dino.r50_5scale": 630,
     "dino.swin_l_4scale": 716,

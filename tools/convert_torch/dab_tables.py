@@ -17,39 +17,60 @@ from jaxseg_convert_torch.table import Rename, Table, rename
 CONDITIONAL = "{p:[sc]a_[qk](content|pos)|[sc]a_v|ca_qpos_sine}_proj"
 
 
-def _dense_modules() -> tuple[Rename, ...]:
-    encoder, decoder = "transformer.encoder.", "transformer.decoder."
-    layers = []
-    for stack, path in ((encoder, "encoder/"), (decoder, "decoder/")):
-        theirs, ours = f"{stack}layers.{{i}}.", f"{path}layer_{{i}}/"
-        layers += [
-            rename(theirs + name, ours + name) for name in ("linear{n}", "norm{n}", "activation")
-        ]
-        layers.append(rename(f"{stack}query_scale.layers.{{n}}", f"{path}query_scale/layer_{{n}}"))
-    layer = "decoder/layer_{i}/"
+def _dense_layers(stack: str) -> tuple[Rename, ...]:
+    """What the layers of both dense stacks have."""
+    theirs, ours = f"transformer.{stack}.layers.{{i}}.", f"{stack}/layer_{{i}}/"
     return (
-        *resnet_modules("backbone.0.body.", "backbone/"),
-        *layers,
-        rename(
-            encoder + "layers.{i}.self_attn.{p:[qkv]|out}_proj",
-            "encoder/layer_{i}/self_attn/{p:[qkv]|out}_proj",
-        ),
+        *(rename(theirs + name, ours + name) for name in ("linear{n}", "norm{n}", "activation")),
+        rename(f"transformer.{stack}.query_scale.layers.{{n}}", f"{stack}/query_scale/layer_{{n}}"),
+    )
+
+
+def _dense_decoder() -> tuple[Rename, ...]:
+    """Decoder, queries and heads."""
+    decoder, layer = "transformer.decoder.", "decoder/layer_{i}/"
+    return (
+        *_dense_layers("decoder"),
         rename(f"{decoder}layers.{{i}}.{CONDITIONAL}", f"{layer}{CONDITIONAL}"),
-        rename(
-            decoder + "layers.{i}.{p:self|cross}_attn.out_proj",
-            layer + "{p:self|cross}_attn_out_proj",
-        ),
+        rename(decoder + "layers.{i}.self_attn.out_proj", layer + "self_attn_out_proj"),
         rename(
             decoder + "{p:ref_point|ref_anchor}_head.layers.{n}",
             "decoder/{p:ref_point|ref_anchor}_head/layer_{n}",
         ),
         rename(decoder + "norm", "decoder/norm"),
-        rename("input_proj"),
         rename("refpoint_embed"),
         rename("transformer.patterns", "patterns"),
         rename("label_enc", "labels/label_enc"),
         rename("class_embed"),
         rename("bbox_embed.layers.{n}", "bbox_embed/layer_{n}"),
+    )
+
+
+def _dense_modules() -> tuple[Rename, ...]:
+    return (
+        *resnet_modules("backbone.0.body.", "backbone/"),
+        *_dense_layers("encoder"),
+        rename(
+            "transformer.encoder.layers.{i}.self_attn.{p:[qkv]|out}_proj",
+            "encoder/layer_{i}/self_attn/{p:[qkv]|out}_proj",
+        ),
+        *_dense_decoder(),
+        rename(
+            "transformer.decoder.layers.{i}.cross_attn.out_proj",
+            "decoder/layer_{i}/cross_attn_out_proj",
+        ),
+        rename("input_proj"),
+    )
+
+
+def _encoder_only_modules() -> tuple[Rename, ...]:
+    decoder, layer = "transformer.decoder.layers.{i}.", "decoder/layer_{i}/"
+    return (
+        *resnet_modules("backbone.0.body.", "backbone/"),
+        *_dense_decoder(),
+        rename(decoder + "ca_out_v_proj", layer + "cross_attn_out_proj"),
+        rename(decoder + "lvl_attn", layer + "lvl_attn"),
+        *transformer_modules(),
     )
 
 
@@ -83,6 +104,15 @@ TABLES = (
         "official DAB-DETR or DN-DETR",
         _dense_modules(),
         fusions=(packed_self_attention("encoder"),),
+        drops=(COUNTERS, PROFILER),
+        aliases=ALIASES,
+        repeats=_decoder_boxes,
+    ),
+    Table(
+        "dab_detr.encoder_only",
+        "official DN-Deformable-DETR (deformable encoder only)",
+        _encoder_only_modules(),
+        tensors=(LEVEL_EMBED,),
         drops=(COUNTERS, PROFILER),
         aliases=ALIASES,
         repeats=_decoder_boxes,

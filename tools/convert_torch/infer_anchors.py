@@ -17,6 +17,7 @@ State = Mapping[str, np.ndarray]
 # Training argument -> builder argument, for what the tensors' shapes do not show.
 DEFORMABLE = {"dropout": "dropout"}
 DENSE = {"dropout": "dropout", "dilation": "dilation", "pe_temperatureH": "temperature"}
+ENCODER_ONLY = {"dropout": "dropout", "pe_temperatureH": "temperature"}
 DN = {"scalar": "dn_groups", "label_noise_scale": "label_noise", "box_noise_scale": "box_noise"}
 DINO = {
     "dn_number": "dn_number",
@@ -144,6 +145,18 @@ def _dense(state, args, file_name, heads) -> tuple[str, dict[str, Any], list[str
     return _with_labels("dab_detr.r50", "dn_detr.r50", kwargs, state, args, notes)
 
 
+def _encoder_only(state, args, file_name, heads) -> tuple[str, dict[str, Any], list[str]]:
+    del file_name
+    kwargs = _backbone(state) | _transformer(state) | _levels(state, heads)
+    kwargs |= _said(ENCODER_ONLY, args) | _said(DN, args)
+    kwargs["temperature"] = float(kwargs.get("temperature", 20))
+    kwargs["num_classes"] = state["class_embed.weight"].shape[0]
+    kwargs["num_queries"] = state["refpoint_embed.weight"].shape[0]
+    kwargs["num_patterns"] = len(state.get("transformer.patterns.weight", ()))
+    kwargs["denoising"] = "label_enc.weight" in state
+    return "dn_detr.encoder_only_r50", kwargs, []
+
+
 def _dab_deformable(state, args, file_name, heads) -> tuple[str, dict[str, Any], list[str]]:
     del file_name
     kwargs = _backbone(state) | _transformer(state) | _levels(state, heads)
@@ -206,6 +219,7 @@ FAMILIES: dict[str, Callable] = {
     "deformable_detr": _deformable,
     "deformable_detr.refine": _deformable,
     "dab_detr": _dense,
+    "dab_detr.encoder_only": _encoder_only,
     "dab_deformable_detr": _dab_deformable,
     "dino": _dino,
     "dino.unshared": _dino,

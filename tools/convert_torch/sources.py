@@ -129,8 +129,10 @@ def official_form(model: nn.Module) -> str:
         return "dino" if model.shared_heads else "dino.unshared"
     if isinstance(model, DeformableDetr):
         return "deformable_detr.refine" if model.refine else "deformable_detr"
-    if isinstance(model, DabDetr | DabDeformableDetr):
-        return "dab_detr" if isinstance(model, DabDetr) else "dab_deformable_detr"
+    if isinstance(model, DabDetr):
+        return "dab_detr" if model.neck is None else "dab_detr.encoder_only"
+    if isinstance(model, DabDeformableDetr):
+        return "dab_deformable_detr"
     return OFFICIAL[isinstance(model, DetrSegmentation)]
 
 
