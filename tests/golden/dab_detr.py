@@ -8,6 +8,7 @@ from jaxseg.models.dab_deformable_detr import dab_deformable_detr as build_dab_d
 from jaxseg.models.dab_detr import DabDetr
 from jaxseg.models.dab_detr import dab_detr as build_dab
 from jaxseg.models.detr.denoising import Noise, attention_mask, plain_slots
+from jaxseg.models.dn_detr import encoder_only
 from jaxseg_convert_torch import load_state_dict, to_state_dict
 from tests.golden.common import by_name, case_images, expect, nchw, padding
 from tests.golden.criterion import build_criterion, name_matches, pad_targets
@@ -18,7 +19,7 @@ from tests.golden.deformable_detr import (
 )
 from tests.golden.detr import gradient_scalar, name_outputs, position
 
-DENSE, DEFORMABLE = "dab_detr", "dab_deformable_detr"
+DENSE, DEFORMABLE, ENCODER_ONLY = "dab_detr", "dab_deformable_detr", "dab_detr.encoder_only"
 
 
 def dense_model(case, inputs) -> dict:
@@ -58,11 +59,10 @@ def deformable_model(case, inputs) -> dict:
 
 
 def dn_model(case, inputs) -> dict:
-    """`dn_detr/model` and `dn_detr/deformable_model`: denoising, losses and matchings."""
+    """`dn_detr/model` and its deformable kinds: denoising, losses and matchings."""
     config, runs = case.spec["config"], case.spec["runs"]
-    deformable = case.spec["kind"] == "dn_detr/deformable_model"
-    detector = (build_deformable if deformable else build_dense)(config)
-    table = DEFORMABLE if deformable else DENSE
+    build, table = DN[case.spec["kind"]]
+    detector = build(config)
     params = load_state_dict(table, case.weights(), detector)
     return {name: _dn_run(detector, params, case, run, inputs) for name, run in runs.items()}
 
@@ -142,10 +142,8 @@ def _describe_denoising(output, drawn) -> dict:
 def build_dense(config) -> DabDetr:
     """The DAB-DETR or DN-DETR of a case's config."""
     expect(config, backbone_norm="frozen batch norm", backbone_norm_eps=1e-5, backbone_stages=[3])
-    expect(config, activation="prelu", pre_norm=False, decoder_final_norm=True, iter_update=True)
-    expect(config, query_scale_type="cond_elewise", keep_query_pos=False, modulate_hw_attn=True)
-    expect(config, bbox_embed_diff_each_layer=False)
-    _expect_anchors(config)
+    expect(config, activation="prelu")
+    _expect_dense_decoder(config)
     detector = build_dab(
         depth=int(config["backbone"].removeprefix("resnet")),
         dilation=config["dilation"],
@@ -162,6 +160,27 @@ def build_dense(config) -> DabDetr:
         **_denoising_fields(config),
     )
     return detector.clone(position=position(config))
+
+
+def build_encoder_only(config) -> DabDetr:
+    """The DN-Deformable-DETR of a case's config whose encoder alone is deformable."""
+    expect_neck(config)
+    expect(config, activation="relu", dilation=False)
+    expect(config, level_attention="softmax over levels of lvl_attn(self-attention query)")
+    _expect_dense_decoder(config)
+    detector = encoder_only(
+        **{k: v for k, v in common_fields(config).items() if k != "dilation"},
+        num_patterns=config["num_patterns"],
+        **_denoising_fields(config),
+    )
+    return detector.clone(position=position(config))
+
+
+def _expect_dense_decoder(config) -> None:
+    expect(config, pre_norm=False, decoder_final_norm=True, iter_update=True)
+    expect(config, query_scale_type="cond_elewise", keep_query_pos=False, modulate_hw_attn=True)
+    expect(config, bbox_embed_diff_each_layer=False)
+    _expect_anchors(config)
 
 
 def build_deformable(config):
@@ -211,9 +230,13 @@ def describe_dense(output) -> dict:
     )
 
 
+DN = {
+    "dn_detr/model": (build_dense, DENSE),
+    "dn_detr/deformable_model": (build_deformable, DEFORMABLE),
+    "dn_detr/encoder_only_model": (build_encoder_only, ENCODER_ONLY),
+}
 KINDS = {
     "dab_detr/model": dense_model,
     "dab_detr/deformable_model": deformable_model,
-    "dn_detr/model": dn_model,
-    "dn_detr/deformable_model": dn_model,
+    **dict.fromkeys(DN, dn_model),
 }
