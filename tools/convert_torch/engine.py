@@ -6,9 +6,7 @@ table has a layout for it. Both ways are strict: all that is missing, unexpected
 sorted report.
 """
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,11 +15,11 @@ from flax import linen as nn
 
 from jaxseg.errors import UserError
 from jaxseg.params import abstract_params, flatten, unflatten
+from jaxseg_convert_torch.problems import ConversionError, Problems
 from jaxseg_convert_torch.table import Table
+from jaxseg_convert_torch.unpack import unpack
 
-
-class ConversionError(UserError):
-    """The report of everything that does not fit, one problem a line."""
+__all__ = ["ConversionError", "Converted", "convert", "revert"]
 
 
 class Converted(NamedTuple):
@@ -35,22 +33,6 @@ class Converted(NamedTuple):
     origin: dict[str, Any]
     dropped: list[str]
     resized: list[str]
-
-
-@dataclass
-class Problems:
-    """Collects what does not fit."""
-
-    lines: list[str] = field(default_factory=list)
-
-    def add(self, kind: str, name: str, why: str = "") -> None:
-        self.lines.append(f"{kind:<10} {name}{': ' + why if why else ''}")
-
-    def check(self, what: str) -> None:
-        if self.lines:
-            count = f"{len(self.lines)} problem{'s' if len(self.lines) > 1 else ''}"
-            report = "\n".join(f"  {line}" for line in sorted(self.lines))
-            raise ConversionError(f"{count} converting {what}:\n{report}")
 
 
 def convert(
@@ -74,7 +56,7 @@ def convert(
     """
     shapes = target_shapes(target, prefix)
     problems = Problems()
-    plain, origin = _unpack(table, state, problems)
+    plain, origin = unpack(table, state, problems)
     under = f"{part}/" if part else ""
     flat, resized = {}, []
     for key, value in plain.items():
@@ -86,7 +68,8 @@ def convert(
         if inside and _place(table, flat, shapes, key, value, found, problems):
             resized.append(key)
     wanted = {path: shape for path, shape in shapes.items() if path.startswith(under)}
-    _fill(table, flat, wanted, problems)
+    if shared := _fill(table, flat, wanted, problems):
+        origin["shared"] = shared
     problems.check(f"a state dict of the form {table.title}")
     tree = unflatten(flat)
     for name in part.split("/") if part else ():
@@ -123,16 +106,25 @@ def _place(table, flat, shapes, key, official, found, problems) -> bool:
     return bool(layout and value.shape == shape and layout.write(value).shape != official.shape)
 
 
-def _fill(table, flat, wanted, problems) -> None:
-    """Defaults of what the form does not have; anything else that is not there is missing."""
+def _fill(table, flat, wanted, problems) -> dict[str, str]:
+    """Find what the form leaves out; anything else that is not there is missing.
+
+    Returns the keys that another key's tensor stands for, and those others.
+    """
+    shared = {}
     for path, leaf in wanted.items():
         if path in flat:
             continue
-        if (default := table.default(path)) is not None:
+        key = table.key(path)
+        source = table.shared_with(key)
+        found = next((p for p in table.paths(source) if p in flat), None) if source else None
+        if found is not None:
+            flat[path], shared[key] = flat[found], source
+        elif (default := table.default(path)) is not None:
             flat[path] = np.full(leaf.shape, default, leaf.dtype)
         else:
-            key = table.key(path)
             problems.add("missing", _fused_key(table, key) or path, f"for {path}" if key else "")
+    return shared
 
 
 def to_ours(path: str, value: np.ndarray) -> np.ndarray:
@@ -147,83 +139,6 @@ def to_official(path: str, value: np.ndarray) -> np.ndarray:
     if not path.endswith("/kernel"):
         return value
     return value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
-
-
-def _unpack(table, state, problems) -> tuple[dict, dict]:
-    """Spell, drop, check aliases and split fused tensors; note what the way back needs."""
-    plain, dtypes, integers, aliases = {}, {}, {}, {}
-    spelled, keys = _spell(table, state, problems)
-    for key, value in spelled.items():
-        if table.dropped(key):
-            if jnp.issubdtype(value.dtype, jnp.integer):
-                integers[key] = {"dtype": value.dtype.name, "value": value.tolist()}
-            continue
-        if table.buffer_source(key) is not None:
-            continue
-        dtypes[key] = value.dtype.name
-        original = table.alias_of(key)
-        if original is not None and original != key:
-            aliases[key] = original
-            if original not in spelled:
-                problems.add("missing", original, f"which {key} repeats")
-            elif not np.array_equal(spelled[original], value):
-                problems.add("unexpected", key, f"it should repeat {original} and differs")
-        elif table.is_part(key):
-            problems.add("unexpected", key)
-        else:
-            plain.update(_split(table, key, value, problems))
-    absent = _check_buffers(table, spelled, problems)
-    noted = {"integers": integers, "aliases": aliases, "absent": absent, "keys": keys}
-    return plain, _origin(table, dtypes, noted)
-
-
-def _check_buffers(table, state, problems) -> list[str]:
-    """Compare buffers with what they follow from; returns those that are not there."""
-    built = {}
-    for key, value in state.items():
-        built |= table.buffers_of(key, np.shape(value))
-    for key, value in state.items():
-        if (found := table.buffer_source(key)) is None:
-            continue
-        if found[1] not in state:
-            problems.add("missing", found[1], f"which {key} follows from")
-        elif not np.array_equal(built[key], value):
-            problems.add("unexpected", key, f"it differs from what follows from {found[1]}")
-    return [key for key in built if key not in state]
-
-
-def _spell(table, state, problems) -> tuple[dict, dict]:
-    """Tensors by the table's spelling of their keys, and the keys that had another one."""
-    spelled, keys = {}, {}
-    for key, value in state.items():
-        name = table.spell(key)
-        if name in spelled:
-            problems.add("unexpected", key, f"it spells {keys.get(name, name)} another way")
-            continue
-        spelled[name] = np.asarray(value)
-        if name != key:
-            keys[name] = key
-    return spelled, keys
-
-
-def _origin(table, dtypes, noted) -> dict:
-    common = Counter(dtypes.values()).most_common(1)
-    dtype = common[0][0] if common else "float32"
-    others = {key: name for key, name in dtypes.items() if name != dtype}
-    noted = {"dtypes": others} | noted
-    return {"table": table.name, "dtype": dtype} | {k: v for k, v in noted.items() if v}
-
-
-def _split(table, key, value, problems) -> dict:
-    for fusion in table.fusions:
-        if (holes := fusion.fused.read(key)) is not None:
-            if value.ndim == 0 or value.shape[0] % len(fusion.parts):
-                why = f"{value.shape} came, its first axis must divide by {len(fusion.parts)}"
-                problems.add("misshapen", key, why)
-                return {}
-            pieces = np.split(value, len(fusion.parts))
-            return dict(zip(fusion.part_keys(holes), pieces, strict=True))
-    return {key: value}
 
 
 def _fused_key(table, key):
@@ -290,6 +205,9 @@ def _fuse(table, plain, problems) -> dict:
 
 
 def _restore(state, origin) -> dict:
+    for key, source in origin.get("shared", {}).items():
+        if np.array_equal(state[key], state[source]):  # training may have parted them
+            del state[key]
     if "dtype" in origin:
         dtypes = origin.get("dtypes", {})
         for key, value in state.items():

@@ -92,6 +92,9 @@ class Table:
       drops: regexes of keys that are left out on purpose. Integers among them (counters) are
         kept in the origin and come back; floats do not.
       aliases: (regex, replacement) of keys that repeat another key's tensor.
+      lone_aliases: an alias may stand alone, for the key that it would repeat.
+      shared: (regex of a key, replacement): a file may leave the key out where its tensor is the
+        other key's.
       repeats: official state dict → the aliases that belong to it, where no origin lists them.
       spellings: (regex, replacement) that bring other spellings of a key to the table's.
     """
@@ -106,6 +109,8 @@ class Table:
     defaults: tuple[tuple[str, float], ...] = ()
     drops: tuple[str, ...] = ()
     aliases: tuple[tuple[str, str], ...] = ()
+    lone_aliases: bool = False
+    shared: tuple[tuple[str, str], ...] = ()
     repeats: Callable[[Mapping[str, Any]], dict[str, str]] = lambda state: {}
     spellings: tuple[tuple[str, str], ...] = ()
 
@@ -118,10 +123,11 @@ class Table:
         return any(re.fullmatch(pattern, key) for pattern in self.drops)
 
     def alias_of(self, key: str) -> str | None:
-        for pattern, replacement in self.aliases:
-            if re.fullmatch(pattern, key):
-                return re.sub(pattern, replacement, key)
-        return None
+        return _replaced(self.aliases, key)
+
+    def shared_with(self, key: str | None) -> str | None:
+        """The key whose tensor stands for a key that is not there."""
+        return None if key is None else _replaced(self.shared, key)
 
     def paths(self, key: str) -> tuple[str, ...]:
         """Our flat paths that a key may stand for; none for a name not in the table."""
@@ -173,3 +179,11 @@ class Table:
         fused = any(fusion.fused.read(key) is not None for fusion in self.fusions)
         known = bool(self.paths(key)) and not self.is_part(key)
         return fused or self.dropped(key) or known or self.buffer_source(key) is not None
+
+
+def _replaced(rules: tuple[tuple[str, str], ...], key: str) -> str | None:
+    """What the first rule makes of a key that it fits as a whole."""
+    for pattern, replacement in rules:
+        if re.fullmatch(pattern, key):
+            return re.sub(pattern, replacement, key)
+    return None
