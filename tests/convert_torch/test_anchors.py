@@ -108,8 +108,10 @@ def test_the_file_name_or_the_model_says_dilation(tmp_path):
     assert "dilation=True (its file name says so)" in source.notes
 
 
-def test_conditional_detr_and_hugging_faces_deformable_detr_are_named():
+def test_conditional_detr_is_named_and_a_file_without_its_config_needs_it(tmp_path):
     with pytest.raises(UserError, match="a checkpoint of Conditional DETR"):
         detect_table(["transformer.decoder.layers.0.ca_qpos_proj.weight"])
-    with pytest.raises(UserError, match="Hugging Face's Deformable DETR"):
-        detect_table(["model.encoder.layers.0.self_attn.sampling_offsets.weight"])
+    path = tmp_path / "model.safetensors"
+    write_state_dict({"model.level_embed": np.zeros((4, 8), np.float32)}, path)
+    with pytest.raises(UserError, match=r"give the folder that it lies in, with its config\.json"):
+        open_foreign(path)

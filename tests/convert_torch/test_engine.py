@@ -159,10 +159,6 @@ def test_aliases_are_checked_dropped_and_rebuilt():
     [
         ("transformer.decoder.layers.0.ca_qpos_proj.weight", "Conditional DETR"),
         ("model.decoder.layers.0.ca_qpos_proj.weight", "Conditional DETR"),
-        (
-            "model.encoder.layers.0.self_attn.sampling_offsets.bias",
-            "Hugging Face's Deformable DETR",
-        ),
         ("stages.0.0.dwconv.weight", "no conversion table knows these weights"),
     ],
 )

@@ -16,6 +16,7 @@ from jaxseg_convert_torch import (
     deformable_tables,
     detr_tables,
     dino_tables,
+    huggingface_tables,
     resnet_tables,
     swin_tables,
     vit_tables,
@@ -49,6 +50,7 @@ TABLES: dict[str, Table] = {
         deformable_tables,
         dino_tables,
         dab_tables,
+        huggingface_tables,
     )
     for table in tables.TABLES
 }
@@ -56,7 +58,6 @@ TABLES: dict[str, Table] = {
 # Keys that only other models' checkpoints have, unless the second pattern is found too.
 STRANGERS = {
     r"ca_qpos_proj|sa_qcontent_proj": ("Conditional DETR", r"refpoint_embed"),
-    r"^model\..*sampling_offsets": ("Hugging Face's Deformable DETR", None),
 }
 
 
@@ -89,7 +90,7 @@ def detect_table(keys: Iterable[str]) -> str:
     """
     keys = list(keys)
     for pattern, (model, unless) in STRANGERS.items():
-        if unless is not None and any(re.search(unless, key) for key in keys):
+        if any(re.search(unless, key) for key in keys):
             continue
         if found := next((key for key in keys if re.search(pattern, key)), None):
             raise UserError(

@@ -94,10 +94,10 @@ def _side(name: str, value) -> int:
     return int(value)
 
 
-def write_preprocessor(image: ImageConfig) -> dict[str, Any]:
-    """The `preprocessor_config.json` of an `ImageConfig`."""
+def write_preprocessor(image: ImageConfig, processor: str = "DetrImageProcessor") -> dict[str, Any]:
+    """The `preprocessor_config.json` of an `ImageConfig`, for a class of transformers."""
     return {
-        "image_processor_type": "DetrImageProcessor",
+        "image_processor_type": processor,
         "format": "coco_detection",
         "do_resize": True,
         "do_rescale": True,

@@ -1,5 +1,7 @@
 """Official files and Hugging Face folders as `checkpoints.Source`, and back."""
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from flax import linen as nn
@@ -10,7 +12,7 @@ from jaxseg.data.classes import COCO_91, COCO_PANOPTIC
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS
 from jaxseg.models.dab_deformable_detr import DabDeformableDetr
-from jaxseg.models.dab_detr import DabDetr
+from jaxseg.models.dab_detr import EPSILON, DabDetr
 from jaxseg.models.deformable_detr import DeformableDetr
 from jaxseg.models.detr import DetrSegmentation
 from jaxseg.models.dino import Dino
@@ -21,10 +23,18 @@ from jaxseg_convert_torch import TABLES, convert, detect_table, revert
 from jaxseg_convert_torch.backbones import BACKBONES
 from jaxseg_convert_torch.files import read_checkpoint, write_state_dict
 from jaxseg_convert_torch.huggingface import read_config
-from jaxseg_convert_torch.huggingface_writer import write_config
+from jaxseg_convert_torch.huggingface_anchors import DAB_EPSILON
+from jaxseg_convert_torch.huggingface_writer import (
+    family,
+    huggingface_form,
+    processor,
+    write_config,
+)
 from jaxseg_convert_torch.infer import infer_detr
 from jaxseg_convert_torch.infer_anchors import FAMILIES, infer_anchors, shares_heads
 from jaxseg_convert_torch.preprocessor import read_preprocessor, write_preprocessor
+
+logger = logging.getLogger(__name__)
 
 # Whether masks are drawn -> the table of official files.
 OFFICIAL = {False: "detr", True: "detr.segmentation"}
@@ -59,8 +69,8 @@ def _open_huggingface(folder: Path) -> Source:
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     state = read_checkpoint(folder).tensors
-    table = detect_table(state)
-    converted = convert(TABLES[table], state, build_model(name, kwargs, str(folder)))
+    model = build_model(name, kwargs, str(folder))
+    converted = convert(TABLES[_huggingface_table(state, model)], state, model)
     return Source(
         flatten(converted.params),
         name,
@@ -71,6 +81,14 @@ def _open_huggingface(folder: Path) -> Source:
         notes=notes + image_notes,
         dropped=converted.dropped,
     )
+
+
+def _huggingface_table(state, model: nn.Module) -> str:
+    """Keys tell whose names and whose ResNet they are, but not always how heads are shared."""
+    table = detect_table(state)
+    if not table.startswith("deformable_detr.huggingface") or not isinstance(model, DeformableDetr):
+        return table
+    return ".".join(table.split(".")[:2]) + family(model)[1]
 
 
 def _open_official(path: Path, model: str | None, num_heads: int | None) -> Source:
@@ -105,8 +123,13 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
     )
 
 
-def write_official(pretrained: Pretrained, path: Path) -> int:
+def write_official(
+    pretrained: Pretrained, path: Path, say: Callable[[str], None] = logger.warning
+) -> int:
     """Write weights as an official `.pth` or `.safetensors`; returns the number of tensors.
+
+    Args:
+      say: is told what the original computes otherwise.
 
     Raises:
       UserError: the official model has no such part, or see `files.write_state_dict`.
@@ -120,6 +143,7 @@ def write_official(pretrained: Pretrained, path: Path) -> int:
     origin = pretrained.origin if _form(pretrained) == form else None
     state = revert(TABLES[form], pretrained.params, origin)
     write_state_dict(state, path)
+    _compare_epsilon(pretrained.model, EPSILON, "the original", say)
     return len(state)
 
 
@@ -136,35 +160,46 @@ def official_form(model: nn.Module) -> str:
     return OFFICIAL[isinstance(model, DetrSegmentation)]
 
 
-def write_huggingface(pretrained: Pretrained, folder: Path) -> int:
-    """Write a folder that transformers loads, as `DetrForObjectDetection` or, with masks, as
-    `DetrForSegmentation`; returns the number of tensors.
+def write_huggingface(
+    pretrained: Pretrained, folder: Path, say: Callable[[str], None] = logger.warning
+) -> int:
+    """Write a folder that transformers loads, as a `DetrForObjectDetection` or whatever else the
+    model is there; returns the number of tensors.
+
+    Args:
+      say: is told what transformers computes otherwise.
 
     Raises:
-      UserError: no class names, a part that transformers' DETR lacks, or a folder with files.
+      UserError: no class names, a model or part that transformers lacks, or a folder with files.
     """
+    model, came = pretrained.model, _form(pretrained)
     if pretrained.classes is None:
         raise UserError(
             "Hugging Face's form needs class names, which these weights do not have; give them "
             "with --classes (classes= in Python)"
         )
-    masks = ".segmentation" if isinstance(pretrained.model, DetrSegmentation) else ""
-    form = _form(pretrained)
-    if form not in (f"detr.huggingface{masks}", f"detr.huggingface_resnet{masks}"):
-        # Without dilation its own ResNet will do, and timm is not needed to load it.
-        own = "" if pretrained.model.backbone.dilation else "_resnet"
-        form = f"detr.huggingface{own}{masks}"
-    config = write_config(pretrained.model, pretrained.classes, form)
-    origin = pretrained.origin if form == _form(pretrained) else None
+    form = huggingface_form(model, came)
+    config = write_config(model, pretrained.classes, form)
+    origin = pretrained.origin if form == came else None
     state = revert(TABLES[form], pretrained.params, origin)
+    preprocessor = write_preprocessor(pretrained.image, processor(model))
 
     def write(partial: Path) -> None:
         write_state_dict(state, partial / "model.safetensors")
         write_json(partial / "config.json", config)
-        write_json(partial / "preprocessor_config.json", write_preprocessor(pretrained.image))
+        write_json(partial / "preprocessor_config.json", preprocessor)
 
     write_folder(folder, write, replace=False)
+    _compare_epsilon(model, DAB_EPSILON, "transformers'", say)
     return len(state)
+
+
+def _compare_epsilon(model, epsilon: float, whose: str, say) -> None:
+    if isinstance(model, DabDetr) and model.epsilon != epsilon:
+        say(
+            f"{whose} DAB-DETR cuts logits of boxes off at {epsilon:g}, this model at "
+            f"{model.epsilon:g}: boxes nearer than that to a border, or smaller, differ there"
+        )
 
 
 def _form(pretrained: Pretrained) -> str | None:
