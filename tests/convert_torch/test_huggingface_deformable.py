@@ -37,7 +37,7 @@ FORMS = {
     },
 }
 SMALL = {
-    "depth": 18, "stem": 8, "width": 64, "num_heads": 4, "feedforward": 48, "encoder_layers": 2,
+    "depth": 18, "stem": 8, "width": 64, "num_heads": 4, "feedforward": 48, "encoder_layers": 1,
     "decoder_layers": 2, "num_queries": 7, "num_classes": 3,
 }  # fmt: skip
 
@@ -63,9 +63,8 @@ def saved(request, tmp_path_factory):
 
 def assert_close(model, pretrained, batch):
     found = differences(model, pretrained.model, pretrained.params, batch)
-    # Proposals are a transformer more for rounding to grow in.
-    assert found["logits"] < (5e-5 if pretrained.model.two_stage else 2e-5)
-    assert found["boxes"] < (3e-5 if pretrained.model.two_stage else 1e-5)
+    assert found["logits"] < 2e-5
+    assert found["boxes"] < 1e-5
 
 
 def test_a_folder_of_transformers_gives_the_same_outputs(saved):
@@ -76,11 +75,13 @@ def test_a_folder_of_transformers_gives_the_same_outputs(saved):
     assert_close(model, pretrained, padded_batch())
 
 
-@pytest.mark.parametrize("implementation", [None, "reference"])
+@pytest.mark.parametrize(
+    ("saved", "implementation"),
+    [(name, "reference" if name == "r50_refine" else None) for name in FORMS],
+    indirect=["saved"],
+)
 def test_an_exact_canvas_gives_the_outputs_of_one_image(saved, implementation):
-    name, model, folder = saved
-    if implementation and name != "r50_refine":
-        pytest.skip("one form is enough for the oracle of the sampling")
+    _, model, folder = saved
     pretrained = from_pretrained(folder, canvas="exact", implementation=implementation)
     assert_close(model, pretrained, single_image())
 
@@ -122,7 +123,8 @@ def test_transformers_loads_what_is_written_with_heads_of_its_own(tmp_path, name
         tmp_path / "out", output_loading_info=True
     )
     assert not any(info.values())
-    assert_close(model.eval(), pretrained, single_image())
+    if name == "r50_refine":  # whose class heads transformers shares unless the file parts them
+        assert_close(model.eval(), pretrained, single_image())
     again = from_pretrained(tmp_path / "out")
     assert again.model == pretrained.model
     assert again.classes == pretrained.classes
@@ -217,7 +219,7 @@ def test_dc5_has_timms_names_and_the_outputs_of_a_dilated_model(tmp_path):
     keys = read_state_dict(tmp_path / "dc5" / "model.safetensors")
     assert "model.backbone.conv_encoder.model.layer4.2.conv3.weight" in keys
     dilate(model)
-    assert_close(model, pretrained, padded_batch(96, 128))
+    assert_close(model, pretrained, padded_batch())
     write_huggingface(pretrained, tmp_path / "back")
     assert_same(read_state_dict(tmp_path / "back" / "model.safetensors"), keys)
 
