@@ -3,7 +3,7 @@
 jaxseg demo
 jaxseg demo --out demo --steps 500
 
-It trains the config detr/synthetic, prints the COCO table of images that it has never seen, and
+It trains the config dino/synthetic, prints the COCO table of images that it has never seen, and
 draws what it finds in some more. The same command goes on where it was interrupted; an OUT with
 a finished run is evaluated and drawn again.
 """
@@ -17,7 +17,7 @@ from jaxseg.errors import UserError
 from jaxseg.eval.requirements import check_installed
 from jaxseg.program import program
 
-CONFIG = "detr/synthetic"
+CONFIG = "dino/synthetic"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo"), help="default: %(default)s")
     parser.add_argument("--steps", type=int, help="of training (default: the config's)")
     parser.add_argument(
-        "--threshold", type=float, default=0.3, help="least score drawn (default: %(default)s)"
+        "--threshold", type=float, default=0.4, help="least score drawn (default: %(default)s)"
     )
 
 

@@ -15,7 +15,7 @@ def test_the_demo_trains_prints_a_table_and_draws_a_picture(tmp_path, capfd):
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--steps", "2", "--threshold", "0"]) == 0
     said = capfd.readouterr().out
-    assert "$ jaxseg train detr/synthetic steps=2" in said
+    assert "$ jaxseg train dino/synthetic steps=2" in said
     assert "$ jaxseg eval" in said
     assert "AP50" in said
     assert f"{program()} train detr/finetune" in said

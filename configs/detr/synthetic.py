@@ -6,7 +6,7 @@ Small images, a quarter of the usual channels, pre-norm layers and small batches
 cheap steps teach DETR more than few dear ones. Its classes come last, so they weigh more.
 
 Hardware: two CPU cores, about four minutes.
-Expected: AP50 0.27 on its validation images and on those of `jaxseg demo`; from another seed 0.32.
+Expected: AP50 0.27 on its validation images; from another seed 0.32.
 """
 
 from jaxseg.checkpoints import ImageConfig

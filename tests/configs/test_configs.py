@@ -32,7 +32,7 @@ TUNED = {
 def test_every_config_is_listed_and_no_shared_part_is():
     assert set(NAMES) >= {
         *("detr/r50_coco", "detr/r50_dc5_coco", "detr/r101_coco", "detr/r101_dc5_coco"),
-        *("detr/bccd", "detr/finetune", "detr/synthetic"),
+        *("detr/bccd", "detr/finetune", "detr/synthetic", "dino/synthetic"),
     }
     assert not [name for name in NAMES if "_recipe" in name]
 
