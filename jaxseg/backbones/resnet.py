@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseg.nn.layers import Conv, FrozenBatchNorm, GroupNorm, zero_padding
+from jaxseg.ops.pool import max_pool
 from jaxseg.typing import Array, Bool, DTypeLike, Float
 
 # depth of each stage (arXiv 1512.03385, table 1), and whether blocks are bottlenecks
@@ -113,7 +114,7 @@ class ResNet(nn.Module):
         mask = _halve(mask)
         x = nn.relu(self.norm(**dtypes, name="norm1")(x, mask))
         x = zero_padding(x, mask)  # after ReLU zero serves as minus infinity
-        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
+        x = max_pool(x, 3, 2, padding=1)
         mask = _halve(mask)
         outputs = []
         for stage, depth in enumerate(self.depths[: max(self.stages) + 1]):

@@ -8,6 +8,7 @@ from flax import linen as nn
 from jaxseg.nn.initializers import torch_uniform
 from jaxseg.nn.layers import Conv, layer_norm, zero_padding
 from jaxseg.nn.transposed_conv import TransposedConv
+from jaxseg.ops.pool import max_pool
 from jaxseg.typing import Array, Bool, DTypeLike, Float
 
 # Factor of resolution -> name of the level's parameters.
@@ -35,7 +36,7 @@ class PyramidLevel(nn.Module):
             x = nn.gelu(layer_norm("up_norm", epsilon=EPSILON, **dtypes)(x), approximate=False)
             x = TransposedConv(c // 4, **dtypes, name="up2")(x)
         if self.factor == 0.5:
-            x = nn.max_pool(x, (2, 2), (2, 2))  # an odd last row is left out
+            x = max_pool(x, 2, 2)  # an odd last row is left out
         mask = scale_mask(mask, self.factor)
         for i, kernel in ((1, 1), (2, 3)):
             x = zero_padding(x, mask) if kernel > 1 else x

@@ -213,6 +213,10 @@ def _summary(args: argparse.Namespace, found: dict, skipped: list[Path]) -> str:
         f"{images}, {counts.total()} {what}: {words}{more}",
         f"pictures and predictions.json are in {args.out}",
     ]
+    if found and not counts:
+        lines.append(
+            f"nothing scored {args.threshold:g} or more: a lower --threshold shows the rest"
+        )
     if skipped:
         lines.append(f"{len(skipped)} skipped: {', '.join(map(str, skipped))}")
     return "\n".join(lines)

@@ -146,11 +146,25 @@ def _initial_state(args: argparse.Namespace, session, checkpoints, workdir: Path
             f"go on with; got seed={seed}: set seed={int(state.seed)}, or choose another --workdir"
         )
     if main:
-        print(f"resuming at step {step} of {session.num_steps} from {workdir}")
-        for line in changed_settings(workdir, session.experiment):
-            print(f"  changed since: {line}")
-        write_settings(*settings)
+        _say_resumed(
+            step, session.num_steps, workdir, changed_settings(workdir, session.experiment)
+        )
+        if step < session.num_steps:
+            write_settings(*settings)
     return state
+
+
+def _say_resumed(step: int, num_steps: int, workdir: Path, changes: list[str]) -> None:
+    if step < num_steps:
+        print(f"resuming at step {step} of {num_steps} from {workdir}")
+        for line in changes:
+            print(f"  changed since: {line}")
+        return
+    print(f"the run in {workdir} is finished at step {step}: nothing is trained")
+    for line in changes:
+        print(f"  has no effect: {line}")
+    if changes:
+        print("  raise steps or epochs, or choose another --workdir")
 
 
 def _first_state(session, main: bool):

@@ -37,7 +37,7 @@ def predict(weights, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
 
     def call(*args) -> int:
-        words = ["predict", *map(str, args), "--weights", str(weights), "--threshold", "0"]
+        words = ["predict", "--threshold", "0", *map(str, args), "--weights", str(weights)]
         return cli.main([*words, "--out", str(tmp_path / "out")])
 
     return call
@@ -61,6 +61,13 @@ def test_a_folder_becomes_pictures_and_json(predict, photos, weights, tmp_path, 
     assert {r["category_id"] for r in records} <= set(CLASSES.category_ids)
     assert "2 images, 24 objects" in capsys.readouterr().out
     assert not [p for p in (tmp_path / "out").iterdir() if "partial" in p.name]
+
+
+def test_a_threshold_that_nothing_reaches_is_told(predict, photos, tmp_path, capsys):
+    assert predict(photos / "b.jpg", "--threshold", "1") == 0
+    said = capsys.readouterr().out
+    assert "1 image, 0 objects: none" in said
+    assert "nothing scored 1 or more: a lower --threshold shows the rest" in said
 
 
 def test_an_unreadable_image_is_named_and_the_others_are_done(predict, photos, tmp_path, capsys):

@@ -89,9 +89,12 @@ def test_one_command_trains_evaluates_resumes_and_leaves_weights(config, tmp_pat
     others = ("data.train=synthetic:shapes?size=64&count=8&classes=3", "data.val=none", "steps=1")
     other = ("train", config, f"init={workdir / 'last'}", *others, "--workdir", tmp_path / "next")
     assert "class_embed/kernel start from random weights" in jaxseg(*other)
-    said = jaxseg(*other)
-    assert "resuming at step 1 of 1" in said
+    settings = (tmp_path / "next" / "experiment.json").read_text()
+    said = jaxseg(*other, "optimizer.learning_rate=0.5")
+    assert "is finished at step 1: nothing is trained" in said
+    assert "has no effect: optimizer.learning_rate: 0.0001 → 0.5" in said
     assert "random weights" not in said
+    assert (tmp_path / "next" / "experiment.json").read_text() == settings
 
 
 def test_after_ctrl_c_a_shell_does_not_go_on_as_if_the_run_had_ended(config, tmp_path):
