@@ -107,24 +107,20 @@ class GroupNorm(nn.Module):
                 f"{c} channels do not divide into {groups} groups: choose a width that is a "
                 "multiple of the groups, or other groups"
             )
-        grouped = x.astype(jnp.float32).reshape(b, h, w, groups, c // groups)
-        real = None if mask is None else mask[..., None, None]
-        axes = (1, 2, 4)
-        mean = _mean(grouped, axes, real)
-        centred = grouped - mean
-        var = _mean(jnp.square(centred), axes, real)
-        y = (centred * lax.rsqrt(var + self.epsilon)).reshape(x.shape)
+        # An image without a real pixel fills up a batch; its statistics only have to be finite.
+        count = h * w if mask is None else jnp.maximum(mask.sum((1, 2)), 1)[:, None]
+
+        def mean(x):
+            # By channels first: groups as an axis of the map would be far too narrow for a CPU.
+            channels = jnp.sum(zero_padding(x, mask), (1, 2)) / count
+            means = channels.reshape(b, groups, -1).mean(-1)
+            return jnp.repeat(means, c // groups, -1)[:, None, None]
+
+        centred = x.astype(jnp.float32) - mean(x.astype(jnp.float32))
+        var = mean(jnp.square(centred))
         scale = self.param("scale", nn.initializers.ones, (c,), self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, (c,), self.param_dtype)
-        return (y * scale + bias).astype(self.dtype)
-
-
-def _mean(x, axes, real):
-    if real is None:
-        return jnp.mean(x, axes, keepdims=True)
-    count = jnp.sum(jnp.broadcast_to(real, x.shape), axes, keepdims=True)
-    # An image without a real pixel fills up a batch; its statistics only have to be finite.
-    return jnp.sum(jnp.where(real, x, 0.0), axes, keepdims=True) / jnp.maximum(count, 1)
+        return (centred * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
 
 
 def zero_padding(x: Float[Array, "b h w c"], mask: Bool[Array, "b h w"] | None):
