@@ -43,9 +43,8 @@ def randomise(model, seed=0):
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.endswith("running_var"):
-                tensor.uniform_(
-                    1, 4
-                )  # smaller ones make features so large that attention is 0 or 1
+                # Smaller ones make features so large that attention is 0 or 1.
+                tensor.uniform_(1, 4)
             elif name.endswith("activation_fn.weight"):
                 tensor.uniform_(0.2, 0.8)
             elif name.endswith(("running_mean", "bias")) and "sampling_offsets" not in name:
