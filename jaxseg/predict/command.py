@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     if args.panoptic is not None:
         from jaxseg.predict.panoptic_form import PanopticFiles
 
-        files = PanopticFiles(args.panoptic, list(outputs))
+        files = PanopticFiles(args.panoptic, list(outputs), args.out)
     from jaxseg.predict.detector import Detector
     from jaxseg.predict.result import refuse_not_finite
     from jaxseg.predict.tasks import objects_task, scenes_task
@@ -181,13 +181,16 @@ def _save(task: "Task", path: Path, answer: Any, output: Path) -> "Kept | UserEr
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         task.draw(path, answer).save(partial, quality=92)
+        # First what may fail: a picture in its place that no listing names would block a later run.
+        kept = task.keep(path, answer)
         partial.replace(output)
-        return task.keep(path, answer)
     except (OSError, ValueError) as error:
-        partial.unlink(missing_ok=True)
-        return UserError(f"cannot save the picture of {path} as {output}: {error}")
+        return UserError(f"cannot save what was found in {path} as {output}: {error}")
     except UserError as error:
         return error
+    finally:
+        partial.unlink(missing_ok=True)
+    return kept
 
 
 def _write(args: argparse.Namespace, task: "Task", found: dict, outputs: dict) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -70,15 +71,21 @@ def _check_place(option: str, path: Path) -> None:
 
 def name_outputs(paths: Sequence[Path], folder: Path) -> dict[Path, Path]:
     """Where each picture goes: its own name in `folder`, numbered where names collide."""
-    outputs: dict[Path, Path] = {}
+    names = distinct_names((path.stem, _suffix(path)) for path in paths)
+    return {path: folder / name for path, name in zip(paths, names, strict=True)}
+
+
+def distinct_names(parts: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Stem and suffix of each file as one name, numbered where two differ at most in case."""
     taken: set[str] = set()
-    for path in paths:
-        suffix = _suffix(path)
-        names = (f"{path.stem}{tail}{suffix}" for tail in tails())
-        name = next(name for name in names if name.lower() not in taken)
+    repeats: Counter[str] = Counter()
+    for stem, suffix in parts:
+        name = wanted = f"{stem}{suffix}"
+        while name.lower() in taken:
+            repeats[wanted.lower()] += 1
+            name = f"{stem}_{repeats[wanted.lower()] + 1}{suffix}"
         taken.add(name.lower())
-        outputs[path] = folder / name
-    return outputs
+        yield name
 
 
 def _suffix(path: Path) -> str:
@@ -95,15 +102,6 @@ def _long_side(path: Path) -> int:
                 return max(image.size)
         except DAMAGED:
             return 0
-
-
-def tails() -> Iterator[str]:
-    """What tells names apart that would be one: nothing, then "_2", "_3", …"""
-    yield ""
-    number = 2
-    while True:
-        yield f"_{number}"
-        number += 1
 
 
 def check_targets(outputs: Mapping[Path, Path], folder: Path, coco: Path | None) -> None:

@@ -11,11 +11,13 @@ from jaxseg.data.panoptic import write_ids
 from jaxseg.errors import UserError
 from jaxseg.native import read_json
 from jaxseg.predict.coco_form import image_id
-from jaxseg.predict.outputs import check_file, check_folder, tails
+from jaxseg.predict.outputs import LISTING, check_file, check_folder, distinct_names
 
 if TYPE_CHECKING:
     from jaxseg.data.classes import Classes
     from jaxseg.predict.panoptic import Scene
+
+INFO = {"description": "scenes that jaxseg predict found"}
 
 
 class PanopticFiles:
@@ -24,21 +26,34 @@ class PanopticFiles:
     Args:
       path: of the JSON file.
       images: that are divided.
+      out: the folder of the pictures and their listing.
 
     Raises:
-      UserError: not a .json file, a place that cannot be written to, or files that no earlier run
-        wrote.
+      UserError: not a .json file, a place that cannot be written to, files that no earlier run
+        wrote, or that the same run writes.
     """
 
-    def __init__(self, path: Path, images: Sequence[Path]):
+    def __init__(self, path: Path, images: Sequence[Path], out: Path):
         if path.suffix != ".json":
             raise UserError(f"--panoptic {path} must end in .json: its PNG files get the rest")
         check_file("--panoptic", path)
         self.path, self.folder = path, path.with_suffix("")
         check_folder("--panoptic (its PNG files)", self.folder)
+        listing, pictures = (out / LISTING).resolve(), out.resolve()
+        if path.resolve() == listing or self.folder.resolve() == pictures:
+            raise UserError(
+                f"--panoptic {path} and its PNG files in {self.folder} would lie where --out "
+                f"{out} writes pictures and {LISTING}: choose another file"
+            )
         self._names = _png_names(images)
         self._before = self._listed()
+        originals = {image.resolve() for image in images}
         for name in self._names.values():
+            if (self.folder / name).resolve() in originals:
+                raise UserError(
+                    f"--panoptic {path} would overwrite the image {self.folder / name}: choose "
+                    "another file"
+                )
             if os.path.lexists(self.folder / name) and name not in self._before:
                 raise UserError(
                     f"--panoptic would overwrite {self.folder / name}, which no earlier run wrote "
@@ -85,7 +100,7 @@ class PanopticFiles:
         ]
         categories = [] if classes is None else classes.to_categories()
         content = {"images": images, "annotations": annotations, "categories": categories}
-        write_json(self.path, content)
+        write_json(self.path, {"info": INFO} | content)
         for name in self._before - {annotation["file_name"] for annotation in annotations}:
             (self.folder / name).unlink(missing_ok=True)
 
@@ -93,10 +108,13 @@ class PanopticFiles:
         if not self.path.exists():
             return set()
         try:
-            names = {a["file_name"] for a in read_json(self.path)["annotations"]}
+            content = read_json(self.path)
+            names = {str(a["file_name"]) for a in content["annotations"]}
+            # Ground truth has this form too.
+            ours = content["info"] == INFO
         except (UserError, KeyError, TypeError):
-            names = {""}
-        if not all(name == Path(name).name and name.endswith(".png") for name in names):
+            names, ours = set(), False
+        if not ours or any(name != Path(name).name or name[-4:] != ".png" for name in names):
             raise UserError(
                 f"--panoptic would overwrite {self.path}, which no earlier run wrote: choose "
                 "another file, or move it away"
@@ -105,12 +123,7 @@ class PanopticFiles:
 
 
 def _png_names(images: Sequence[Path]) -> dict[Path, str]:
-    names: dict[Path, str] = {}
-    for image in images:
-        taken = {name.lower() for name in names.values()}
-        choices = (f"{image.stem}{tail}.png" for tail in tails())
-        names[image] = next(name for name in choices if name.lower() not in taken)
-    return names
+    return dict(zip(images, distinct_names((image.stem, ".png") for image in images), strict=True))
 
 
 def _segments_info(scene: "Scene", category_ids: Sequence | None) -> list[dict[str, Any]]:

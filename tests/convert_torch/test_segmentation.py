@@ -17,11 +17,13 @@ from jaxseg.params import flatten
 from jaxseg.structures import Images
 from jaxseg_convert_torch import TABLES, detect_table, read_state_dict, revert
 from jaxseg_convert_torch.huggingface import read_config
+from jaxseg_convert_torch.infer import infer_detr
 from jaxseg_convert_torch.sources import write_huggingface, write_official
 from tests.small_detr import FIELDS, assert_same, drawn
 
 NAMES = {0: "N/A", 1: "cell", 2: "water"}
 STUFF = Classes(("cell", "sky", "N/A"), (4, 7, None), {1})
+INSTANCE = "detr.r50_instance"
 SIZES = FIELDS | {"width": 64, "num_heads": 8}
 
 
@@ -101,7 +103,7 @@ def test_a_folder_of_transformers_gives_the_same_masks_and_goes_back_bit_for_bit
     pretrained = from_pretrained(folder)
     masks = assert_parity(model, pretrained)
     assert masks.std(dim=1).mean() > 0.01  # queries differ: no constants were compared
-    assert pretrained.name == "detr.r50_instance"
+    assert pretrained.name == INSTANCE
     source = open_source(folder)
     state = revert(TABLES[source.origin["table"]], pretrained.params, source.origin)
     assert_same(state, read_state_dict(folder / "model.safetensors"))
@@ -120,8 +122,8 @@ def test_the_newer_names_of_transformers_5_load_too(saved, tmp_path):
 
 def ours(classes=STUFF, **fields):
     fields = SIZES | fields
-    model = build("detr.r50_instance", **fields)
-    return Pretrained(model, drawn(model), classes, ImageConfig(), "detr.r50_instance", fields)
+    model = build(INSTANCE, **fields)
+    return Pretrained(model, drawn(model), classes, ImageConfig(), INSTANCE, fields)
 
 
 def test_transformers_loads_what_is_written_and_stuff_comes_back(tmp_path):
@@ -149,6 +151,11 @@ def test_an_official_file_comes_back_with_its_number_of_heads(tmp_path, suffix):
     assert_same(flatten(again.params), flatten(pretrained.params))
     with pytest.raises(UserError, match="a mask head for 16 attention heads; num_heads=8"):
         from_pretrained(path, num_heads=8)
+    # One name has both dilations here, and no argument of the file tells: plain unless it says so.
+    for name, dilation in (("mine.pth", False), ("mine-dc5.pth", True)):
+        inferred = infer_detr(state, {}, name)
+        assert (inferred.name, inferred.kwargs.get("dilation", False)) == (INSTANCE, dilation)
+    assert "dilation" not in infer_detr(state, {}, "mine-dc5.pth", INSTANCE).kwargs
 
 
 def test_250_labels_are_the_published_things_and_stuff(tmp_path):
@@ -177,7 +184,7 @@ def test_published_configs_name_their_builder_and_their_classes():
     assert read_config(PUBLISHED | {"dilation": True}).name == "detr.r50_dc5_panoptic"
     few = {"id2label": {"0": "a", "1": "b"}, "dilation": True}
     name, kwargs, *_ = read_config(PUBLISHED | few)
-    assert (name, kwargs["dilation"]) == ("detr.r50_instance", True)
+    assert (name, kwargs["dilation"]) == (INSTANCE, True)
 
 
 @pytest.mark.parametrize(

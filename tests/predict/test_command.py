@@ -169,7 +169,7 @@ def test_a_picture_that_cannot_be_saved_is_skipped(predict, photos, tmp_path, ca
     (tmp_path / "out" / "predictions.json").write_text('[{"file": "1", "picture": "1.png"}]')
     assert predict(photos) == 1
     captured = capsys.readouterr()
-    assert "cannot save the picture" in captured.err
+    assert "cannot save what was found" in captured.err
     assert "1 image, 12 objects" in captured.out
     answer = json.loads((tmp_path / "out" / "predictions.json").read_text())
     assert [a["picture"] for a in answer] == ["b.jpg"]

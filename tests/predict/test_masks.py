@@ -1,6 +1,7 @@
 """Predictors that draw masks and divide scenes, and the pictures of both."""
 
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -132,24 +133,43 @@ def test_segments_have_colours_apart_and_names_within_the_picture(detector):
 def test_files_of_others_are_not_overwritten(tmp_path):
     images = [tmp_path / "a.jpg", tmp_path / "A.png"]
     scene = Scene(np.ones((2, 3), np.int32), (Segment(1, 2, "sky", False, 0.9, 6),))
-    path = tmp_path / "out" / "scenes.json"
-    files = PanopticFiles(path, images)
+    path, out = tmp_path / "out" / "scenes.json", tmp_path / "pictures"
+    files = PanopticFiles(path, images, out)
     annotations = [files.save(image, scene, (0, 0, 17)) for image in images]
     assert [a["file_name"] for a in annotations] == ["a.png", "A_2.png"]
     (record,) = annotations[0]["segments_info"]
     assert (record["category_id"], record["bbox"], record["area"]) == (17, [0, 0, 3, 2], 6)
     found = zip(images, [scene.size] * 2, annotations, strict=True)
     files.write(found, None)
-    PanopticFiles(path, images[:1]).write([], None)
+    PanopticFiles(path, images[:1], out).write([], None)
     assert not list((tmp_path / "out" / "scenes").iterdir()), "what was listed has gone"
     (tmp_path / "out" / "scenes" / "a.png").write_bytes(b"somebody's")
     with pytest.raises(UserError, match=r"a\.png, which no earlier run wrote"):
-        PanopticFiles(path, images)
+        PanopticFiles(path, images, out)
     path.write_text("{}")
     with pytest.raises(UserError, match=r"scenes\.json, which no earlier run wrote"):
-        PanopticFiles(path, images)
+        PanopticFiles(path, images, out)
     with pytest.raises(UserError, match=r"must end in \.json"):
-        PanopticFiles(tmp_path / "scenes.txt", images)
+        PanopticFiles(tmp_path / "scenes.txt", images, out)
+
+
+def test_ground_truth_is_not_taken_for_an_earlier_run(tmp_path):
+    path = stripes(tmp_path)
+    before = {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()}
+    with pytest.raises(UserError, match=r"no earlier run wrote"):
+        PanopticFiles(path, [Path("cat.jpg")], tmp_path / "out")
+    assert before == {p: p.read_bytes() for p in path.parent.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["out.json", "out/predictions.json"])
+def test_scenes_do_not_lie_where_pictures_do(tmp_path, name):
+    with pytest.raises(UserError, match=r"would lie where --out .* writes pictures"):
+        PanopticFiles(tmp_path / name, [Path("a.png")], tmp_path / "out")
+
+
+def test_scenes_do_not_overwrite_images(tmp_path):
+    with pytest.raises(UserError, match=r"would overwrite the image .*a\.png"):
+        PanopticFiles(tmp_path / "photos.json", [tmp_path / "photos" / "a.png"], tmp_path / "out")
 
 
 def test_the_command_draws_masks_and_divides_scenes(tmp_path, monkeypatch, capsys):

@@ -85,7 +85,8 @@ def _choose(
 ) -> tuple[str, dict[str, Any]]:
     """The builder and its size, of which the file knows the depth and maybe the dilation."""
     possible = (False, True) if dilation is None else (bool(dilation),)
-    fitting = dict(name_builder(depth, dilated) for dilated in possible)
+    # Where both have one name, the undilated is meant.
+    fitting = dict(name_builder(depth, dilated) for dilated in reversed(possible))
     model = model or next(iter(fitting))
     if model not in fitting:
         dilated = "" if dilation is None else f", trained with dilation={bool(dilation)}"
