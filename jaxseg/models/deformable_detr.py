@@ -27,7 +27,7 @@ from jaxseg.models.detr.queries import ProposedQueries, learned_queries
 from jaxseg.necks.channel_mapper import ChannelMapper
 from jaxseg.nn.initializers import xavier_uniform
 from jaxseg.nn.position import SinePosition
-from jaxseg.structures import Detections, DetectorOutput, Images, Targets
+from jaxseg.structures import Detections, DetectorOutput, Images, Predictions, Targets
 from jaxseg.typing import Array, DTypeLike, Float, Int
 
 EPSILON = 1e-5  # of the inverse sigmoid
@@ -112,7 +112,9 @@ class DeformableDetr(nn.Module):
             reference = jax.nn.sigmoid(jax.lax.stop_gradient(chosen))
             queries = ProposedQueries(self.width, self.dtype, self.param_dtype, name="queries")
             query, content = queries(reference)
-            extras = {"proposals": proposals}
+            # Every token learns to propose, not only those that were chosen.
+            found = Predictions(proposals.logits, jax.nn.sigmoid(proposals.box_logits))
+            extras = {"proposals": proposals, "first_stage": found}
         else:
             query, content = learned_queries(self, self.num_queries, len(images.mask))
             reference = self._reference_points(query)

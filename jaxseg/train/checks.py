@@ -100,6 +100,11 @@ def check_criterion(criterion: SetCriterion, model: nn.Module, params: Mapping) 
                 f"the model ({kind}) trains with {what}, for which the criterion has no losses: "
                 f"set {setting}{_recipes(model)}"
             )
+    if scored["first_stage"] and "first_stage" not in output.extras:
+        raise UserError(
+            f"the criterion scores {LOSSES['first_stage'][1]}, which the model ({kind}) does not "
+            "make: set criterion.first_stage=none"
+        )
 
 
 def _recipes(model: nn.Module) -> str:

@@ -178,6 +178,8 @@ def test_losses_of_another_family_are_refused_with_the_right_ones(config, capsys
         "model=dino.tiny(num_classes=0), criterion=SetCriterion(classes=FocalClasses(), "
         "first_stage=FirstStage('interm'))": "trains with noised objects, for which the criterion "
         "has no losses: set criterion.denoising, as",
+        "criterion=SetCriterion(first_stage=FirstStage('enc'))": "scores the encoder's own "
+        "predictions, which the model (Detr) does not make: set criterion.first_stage=none",
     }
     imports = (
         "import dataclasses\nfrom jaxseg.models import dino\n"
