@@ -1,11 +1,28 @@
-"""Which category of a data set each label of a model stands for."""
+"""What categories are called, and which one each label of a model stands for."""
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 
 CategoryIds = tuple[int | None, ...]
+
+
+def name_of(category: Mapping) -> str:
+    """The name of a COCO file's category, also where the file has none."""
+    return str(category.get("name") or f"category {category['id']}")
+
+
+def distinct_names(categories: Sequence[Mapping]) -> dict[int, str]:
+    """Each category's name by its id; those of one name carry their ids: "cell (id 2)"."""
+    counts = Counter(map(name_of, categories))
+    return {
+        category["id"]: f"{name_of(category)} (id {category['id']})"
+        if counts[name_of(category)] > 1
+        else name_of(category)
+        for category in categories
+    }
 
 
 def match_categories(

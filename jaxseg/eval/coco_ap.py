@@ -12,7 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxseg.data.coco_json import is_crowd, stated_area
 from jaxseg.errors import UserError
+from jaxseg.eval.categories import distinct_names, name_of
 
 IouType = Literal["bbox", "segm"]
 Record = dict[str, Any]
@@ -30,7 +32,8 @@ class CocoTable:
     Attributes:
       iou_type: "bbox" or "segm".
       stats: `METRICS` by name, over all classes.
-      per_class: category name to its "AP", "AP50" and "objects" (annotated, without crowds).
+      per_class: category name (see `distinct_names`) to its "AP", "AP50" and "objects" (annotated,
+        without crowds).
     """
 
     iou_type: IouType
@@ -78,7 +81,7 @@ def coco_table(
         print_function=_silent,
     )
     engine.run()
-    names = _distinct_names(ground_truth["categories"])
+    names = distinct_names(ground_truth["categories"])
     classes = [(category, names[category]) for category in engine.params.catIds]
     return CocoTable(
         iou_type=iou_type,
@@ -129,14 +132,14 @@ def _engine_truth(ground_truth: Mapping, images: Mapping, iou_type: IouType) -> 
             for image in ground_truth["images"]
             if image["id"] in images
         ],
-        "categories": [{"id": c["id"], "name": _name(c)} for c in ground_truth["categories"]],
+        "categories": [{"id": c["id"], "name": name_of(c)} for c in ground_truth["categories"]],
         "annotations": [
             {
                 "id": number,
                 "image_id": images[annotation["image_id"]],
                 "category_id": annotation["category_id"],
-                "area": _area(annotation),
-                "iscrowd": int(annotation.get("iscrowd", 0)),
+                "area": stated_area(annotation),
+                "iscrowd": int(is_crowd(annotation)),
                 geometry: annotation[geometry],
             }
             for number, annotation in enumerate(annotations, 1)
@@ -155,18 +158,6 @@ def _size(image: Mapping, iou_type: IouType) -> dict[str, int]:
     return size
 
 
-def _area(annotation: Mapping) -> float:
-    area = annotation.get("area")
-    if area is None:
-        _, _, width, height = annotation["bbox"]
-        area = width * height
-    return area
-
-
-def _name(category: Mapping) -> str:
-    return str(category.get("name") or f"category {category['id']}")
-
-
 def _engine_records(records: Sequence[Record], images: Mapping, iou_type: IouType) -> list[Record]:
     # With a box beside the mask, the engine would sort detections into area ranges by the box.
     geometry = "segmentation" if iou_type == "segm" else "bbox"
@@ -180,16 +171,6 @@ def _engine_records(records: Sequence[Record], images: Mapping, iou_type: IouTyp
         for record in records
         if record["image_id"] in images
     ]
-
-
-def _distinct_names(categories: Sequence[Mapping]) -> dict:
-    counts = Counter(map(_name, categories))
-    return {
-        category["id"]: f"{_name(category)} (id {category['id']})"
-        if counts[_name(category)] > 1
-        else _name(category)
-        for category in categories
-    }
 
 
 def _per_class(precision: np.ndarray, classes: list, annotations: list[Record]) -> dict:

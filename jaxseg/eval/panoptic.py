@@ -7,13 +7,16 @@ void or a crowd of its class by more than a half is no false positive. A crowd m
 is never missed.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from jaxseg.data.coco_json import is_crowd, is_number
 from jaxseg.data.panoptic import VOID, Partition
+from jaxseg.eval.categories import distinct_names
 
 Record = dict[str, Any]
 
@@ -27,8 +30,8 @@ class PanopticTable:
 
     Attributes:
       stats: `METRICS` by name: means over all classes, over things and over stuff.
-      per_class: category name to its "PQ", "SQ", "RQ", "segments" (annotated, without crowds) and
-        "thing".
+      per_class: category name (see `distinct_names`) to its "PQ", "SQ", "RQ", "segments"
+        (annotated, without crowds) and "thing".
     """
 
     stats: dict[str, float]
@@ -48,7 +51,8 @@ def match_segments(truth: Partition, found: Partition) -> list[Record]:
     """Compare the segments of one image.
 
     Args:
-      truth: its segments have "id", "category_id", "area" and "iscrowd".
+      truth: its segments have "id" and "category_id", and "area" and "iscrowd" as COCO's do; where
+        "area" is no number the pixels are counted.
       found: its segments have "id" and "category_id"; pixels of other ids are void.
 
     Returns:
@@ -70,12 +74,12 @@ def match_segments(truth: Partition, found: Partition) -> list[Record]:
     predicted = {s["id"]: s for s in found.segments if s["id"] in area}
 
     counts = _Counts()
-    matches = _matches(overlap, real, predicted, area)
+    matches = _matches(overlap, real, predicted, _areas(real, overlap), area)
     for (real_id, _), iou in matches.items():
         counts.add(real[real_id], iou=iou, tp=1)
-    crowds = {s["category_id"]: s["id"] for s in real.values() if s.get("iscrowd")}
+    crowds = {s["category_id"]: s["id"] for s in real.values() if is_crowd(s)}
     for real_id in real.keys() - {a for a, _ in matches}:
-        if not real[real_id].get("iscrowd"):
+        if not is_crowd(real[real_id]):
             counts.add(real[real_id], fn=1)
     for id_ in predicted.keys() - {b for _, b in matches}:
         crowd = crowds.get(predicted[id_]["category_id"])
@@ -99,16 +103,30 @@ class _Counts:
             record[name] += value
 
 
-def _matches(overlap, real: Mapping, predicted: Mapping, area: Mapping) -> dict:
+def _areas(real: Mapping, overlap: Mapping) -> dict[int, float]:
+    """Pixels of each annotated segment: as stated, which the original trusts, or counted."""
+    counted = Counter()
+    for (id_, _), pixels in overlap.items():
+        counted[id_] += pixels
+    return {
+        id_: segment["area"] if is_number(segment.get("area")) else counted[id_]
+        for id_, segment in real.items()
+    }
+
+
+def _matches(
+    overlap: Mapping, real: Mapping, predicted: Mapping, real_area: Mapping, area: Mapping
+) -> dict:
     """IoU of the pairs (id, predicted id) that match."""
     matches = {}
     for (real_id, id_), pixels in overlap.items():
         a, b = real.get(real_id), predicted.get(id_)
-        if a is None or b is None or a.get("iscrowd") or a["category_id"] != b["category_id"]:
+        if a is None or b is None or is_crowd(a) or a["category_id"] != b["category_id"]:
             continue
-        union = a["area"] + area[id_] - pixels - overlap.get((VOID, id_), 0)
-        if pixels / union > 0.5:
-            matches[real_id, id_] = pixels / union
+        union = real_area[real_id] + area[id_] - pixels - overlap.get((VOID, id_), 0)
+        iou = pixels / max(union, pixels)  # a stated area may be less than what is shared
+        if iou > 0.5:
+            matches[real_id, id_] = iou
     return matches
 
 
@@ -139,7 +157,8 @@ def panoptic_table(
     for group in GROUPS:
         chosen = [r for r in rows.values() if group == "" or r["thing"] == (group == "_things")]
         stats |= {f"{name}{group}": _mean([r[name] for r in chosen]) for name in ("PQ", "SQ", "RQ")}
-    return PanopticTable(stats, {_name(c): rows[c["id"]] for c in categories})
+    names = distinct_names(categories)
+    return PanopticTable(stats, {names[id_]: row for id_, row in rows.items()})
 
 
 def _row(total: Mapping[str, float], thing: bool) -> dict[str, float]:
@@ -158,7 +177,3 @@ def _mean(values: Sequence[float]) -> float:
     """Over the classes that occur."""
     values = [value for value in values if value == value]
     return sum(values) / len(values) if values else float("nan")
-
-
-def _name(category: Mapping) -> str:
-    return str(category.get("name") or f"category {category['id']}")

@@ -10,7 +10,8 @@ from pycocotools.cocoeval import COCOeval
 
 from jaxseg.data.segmentation import encode_mask
 from jaxseg.errors import UserError
-from jaxseg.eval.coco_ap import METRICS, _distinct_names, _per_class, coco_table
+from jaxseg.eval.categories import distinct_names
+from jaxseg.eval.coco_ap import METRICS, _per_class, coco_table
 from tests.eval.example import example, example_batches
 
 
@@ -116,6 +117,15 @@ def test_a_data_set_without_objects_has_no_score():
     assert np.isnan(coco_table(truth, perfect(toy_truth())).stats["AP"])
 
 
+def test_areas_and_crowds_of_other_kinds_are_read_as_everywhere():
+    truth = toy_truth()
+    truth["annotations"][0] |= {"area": "1600", "iscrowd": "0"}
+    truth["annotations"][1] |= {"area": float("nan"), "iscrowd": "false"}
+    table = coco_table(truth, perfect(truth))
+    assert table.per_class["cell"]["objects"] == 3
+    assert table.stats["AP_medium"] == pytest.approx(1)
+
+
 def test_the_ground_truth_is_not_changed():
     truth = toy_truth()
     before = json.dumps(truth)
@@ -172,7 +182,7 @@ def test_many_categories_and_objects_take_no_more_than_their_sum():
         "categories": [{"id": i, "name": f"{i % 7}"} for i in range(count)],
         "annotations": [],
     }
-    names = _distinct_names(truth["categories"])
+    names = distinct_names(truth["categories"])
     assert names[9] == "2 (id 9)"
     objects = [{"category_id": i, "iscrowd": i % 2} for i in range(count)]
     rows = _per_class(np.zeros((1, 1, count, 1, 1)), list(names.items()), objects)

@@ -47,6 +47,19 @@ def test_a_model_that_finds_everything_has_a_panoptic_quality_of_one(tmp_path, o
     assert (metrics["PQ_stuff"], metrics["PQ/green"], metrics["AP50"]) == (1, 1, 1)
 
 
+def test_segments_without_an_area_and_with_crowds_in_words_are_judged(tmp_path):
+    path = stripes(tmp_path)
+    truth = json.loads(path.read_text())
+    for annotation in truth["annotations"]:
+        for segment in annotation["segments_info"]:
+            del segment["area"]
+            segment["iscrowd"] = "0"
+    path.write_text(json.dumps(truth))
+    evaluation = evaluator(open_dataset(f"panoptic:{path}")).evaluate(PARAMS)
+    assert evaluation.panoptic.stats["PQ"] == 1
+    assert evaluation.table.stats["AP50"] == 1
+
+
 def test_masks_and_not_boxes_decide_the_panoptic_quality(tmp_path):
     dataset = open_dataset(f"panoptic:{stripes(tmp_path)}")
     evaluation = evaluator(dataset).evaluate(WRONG)

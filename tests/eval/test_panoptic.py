@@ -78,6 +78,31 @@ def test_a_crowd_is_never_missed_and_forgives_its_own_class():
     assert counted(truth, partition("pppp", {"p": 1})) == {2: (0.0, 0, 0, 1)}
 
 
+@pytest.mark.parametrize("area", [None, "4", float("nan"), True])
+def test_an_area_that_is_no_number_is_counted_in_the_pixels(area):
+    truth = partition("aaaa bbbb", {"a": 1, "b": 9})
+    truth.segments[0]["area"] = area
+    del truth.segments[1]["area"]
+    found = partition("ppp. qqqq", {"p": 1, "q": 9})
+    assert counted(truth, found) == {1: (0.75, 1, 0, 0), 9: (1.0, 1, 0, 0)}
+
+
+@pytest.mark.parametrize(("area", "iou"), [(5, 3 / 5), (2, 1.0), (0, 1.0), (-9, 1.0)])
+def test_a_stated_area_counts_and_makes_no_union_less_than_what_is_shared(area, iou):
+    truth = partition("aaa. ....", {"a": 1})
+    truth.segments[0]["area"] = area
+    assert counted(truth, partition("ppp. .ppp", {"p": 1})) == {1: (iou, 1, 0, 0)}
+
+
+@pytest.mark.parametrize(("text", "crowd"), [("0", False), ("false", False), ("1", True)])
+def test_crowds_are_read_from_text_too(text, crowd):
+    truth = partition("cccc", {"c": 1})
+    truth.segments[0]["iscrowd"] = text
+    assert counted(truth, partition("....", {})) == ({} if crowd else {1: (0.0, 0, 0, 1)})
+    expected = {} if crowd else {1: (1.0, 1, 0, 0)}
+    assert counted(truth, partition("pppp", {"p": 1})) == expected
+
+
 def test_pixels_of_no_listed_segment_are_void_and_an_id_may_be_zero():
     truth = partition("aabb", {"a": 1, "b": 9})
     ids = np.asarray([[0, 0, 7, 7]], np.int32)
@@ -114,6 +139,15 @@ def test_the_table_sums_over_images_and_averages_over_classes():
     assert "things   0.467  0.700  0.667" in printed
     assert "(1 of 3 classes have no segments here)" in printed
     assert all(math.isnan(x) for x in panoptic_table([], CATEGORIES).stats.values())
+
+
+def test_categories_of_one_name_have_rows_of_their_own():
+    categories = [{"id": 1, "name": "cell"}, {"id": 2, "name": "cell"}, {"id": 5}]
+    records = [{"category_id": 2, "iou": 0.8, "tp": 1, "fp": 0, "fn": 0}]
+    table = panoptic_table(records, categories)
+    assert list(table.per_class) == ["cell (id 1)", "cell (id 2)", "category 5"]
+    assert table.metrics()["PQ/cell (id 2)"] == 0.8
+    assert math.isnan(table.metrics()["PQ/cell (id 1)"])
 
 
 def slow_quality(images):
