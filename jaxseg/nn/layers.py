@@ -8,6 +8,7 @@ from flax import linen as nn
 from jax import lax
 
 from jaxseg.nn.initializers import kaiming_normal_fan_out, torch_bias, torch_uniform
+from jaxseg.ops.conv import conv
 from jaxseg.typing import Array, Bool, DTypeLike, Float
 
 
@@ -37,15 +38,8 @@ class Conv(nn.Module):
         if self.kernel == 1:
             y = jnp.einsum("bhwc,cd->bhwd", x[:, :: self.stride, :: self.stride], kernel[0, 0])
         else:
-            pad = self.dilation * (self.kernel // 2)
-            y = lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                [(pad, pad), (pad, pad)],
-                rhs_dilation=(self.dilation, self.dilation),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            padding = self.dilation * (self.kernel // 2)
+            y = conv(x, kernel, self.stride, padding, self.dilation)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), self.param_dtype)
             y = y + bias.astype(self.dtype)

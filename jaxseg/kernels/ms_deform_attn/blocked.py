@@ -5,16 +5,15 @@ system hands out anew at every call, and index arithmetic repeated inside of gat
 takes a few queries at a time, and the rows are gathered from `value` as it lies.
 """
 
-from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 
 from jaxseg.kernels.ms_deform_attn.blocks import Blocks
 from jaxseg.kernels.ms_deform_attn.reference import Shapes
+from jaxseg.ops.compiler import apart
 from jaxseg.typing import Array, Float
 
 
@@ -39,9 +38,9 @@ def _attend(shapes, value, locations, weights):
 
     def step(i, mixed):
         image, first, _ = blocks.place(i)
-        place = _apart(blocks.pixels, blocks.cut(locations, image, first))
+        place = apart(blocks.pixels, blocks.cut(locations, image, first))
         weight = blocks.cut(weights, image, first)
-        rows, shares = _apart(blocks.neighbours, *place, weight, image)
+        rows, shares = apart(blocks.neighbours, *place, weight, image)
         part = sum(_mix(blocks, table, *of) for of in zip(rows, shares, strict=True))
         return blocks.put(mixed, part, image, first)
 
@@ -61,14 +60,14 @@ def _backward(shapes, saved, cotangent):
     def step(i, gradients):
         of_table, of_locations, of_weights = gradients
         image, first, again = blocks.place(i)
-        place = _apart(blocks.pixels, blocks.cut(locations, image, first))
+        place = apart(blocks.pixels, blocks.cut(locations, image, first))
         weight = blocks.cut(weights, image, first)
-        rows, shares = _apart(blocks.neighbours, *place, weight, image)
+        rows, shares = apart(blocks.neighbours, *place, weight, image)
         pull = blocks.cut(cotangent, image, first).reshape(blocks.rows, blocks.width)
         dots = [_dot(blocks, table, row, pull) for row in rows]
-        *to_place, to_weights = _apart(blocks.to_samples, *place, weight, dots)
-        to_locations = _apart(_interleaved, *to_place)
-        pull = _apart(_without_first, pull, again)
+        *to_place, to_weights = apart(blocks.to_samples, *place, weight, dots)
+        to_locations = apart(_interleaved, *to_place)
+        pull = apart(_without_first, pull, again)
         for row, share in zip(rows, shares, strict=True):
             of_table = _spread(blocks, of_table, row, share, pull)
         of_locations = blocks.put(of_locations, to_locations, image, first)
@@ -84,17 +83,6 @@ def _backward(shapes, saved, cotangent):
 
 
 _attend.defvjp(_forward, _backward)
-
-
-def _apart(compute: Callable, *arguments):
-    """Compute in a call of its own, whose arguments and results XLA:CPU keeps in memory.
-
-    Its fusion takes no notice of optimization barriers: it would repeat the geometry inside of
-    every gather and, with other roundings, could place a corner in one cell and the share of
-    the way from it in the next.
-    """
-    with set_xla_metadata(inlineable="false"):
-        return jax.jit(compute)(*arguments)
 
 
 def _rows(blocks: Blocks, table: Array, rows: Array) -> Array:

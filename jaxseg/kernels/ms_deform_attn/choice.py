@@ -2,9 +2,8 @@
 
 from math import prod
 
-import jax
-
 from jaxseg.kernels.ms_deform_attn.reference import Shapes
+from jaxseg.ops.compiler import platform
 
 # On a TPU, rows that plain XLA would gather into memory at once; beyond that, in chunks.
 WHOLE_BYTES = 2**29
@@ -61,11 +60,3 @@ def vmem(value, shapes, locations) -> tuple[int, int]:
     from jaxseg.kernels.ms_deform_attn.pallas_tpu import Sizes
 
     return Sizes.of(value, shapes, locations).vmem, pltpu.get_tpu_info().vmem_capacity_bytes
-
-
-def platform() -> str:
-    """Of the program that is being traced: of the ambient mesh's devices, else of the default."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    if device is None:
-        device = jax.config.jax_default_device or jax.devices()[0]
-    return device if isinstance(device, str) else device.platform
