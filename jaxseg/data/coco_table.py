@@ -49,7 +49,8 @@ class CocoTable:
         Boxes are clamped to their image, and those left without an area are dropped.
 
         Raises:
-          UserError: an image id twice, a category that is not defined, or a box that is no box.
+          UserError: an image id twice, a category that is not defined, a box that is no box, or,
+            with `masks`, an object without one (a crowd needs none: it is no target).
         """
         classes = Classes.from_categories(content["categories"], numbering)
         images = content["images"]
@@ -68,8 +69,8 @@ class CocoTable:
         order = np.argsort(owner, kind="stable")
         order = order[(boxes[order, 2:] > boxes[order, :2]).all(-1)]
         objects, boxes = [objects[i] for i in order], boxes[order]
-        if masks and objects and not any(a.get("segmentation") for a in objects):
-            raise UserError(f"{name} has boxes but no masks; open it without masks")
+        if masks:
+            _check_masks(objects, name)
         return cls(
             classes=classes,
             image_ids=[image["id"] for image in images],
@@ -125,7 +126,7 @@ class CocoTable:
 
 
 def _check(annotation: Mapping, classes: Classes, name: str) -> None:
-    which = f"{name}: annotation {annotation.get('id')} of image {annotation['image_id']!r}"
+    which = _which(annotation, name)
     category = annotation.get("category_id")
     if not isinstance(category, int) or category not in classes.label_of:
         raise UserError(
@@ -136,6 +137,23 @@ def _check(annotation: Mapping, classes: Classes, name: str) -> None:
         raise UserError(
             f"{which} cannot be used: {problem}, got {annotation.get('bbox')}; {ADVICE}"
         )
+
+
+def _check_masks(objects: Sequence[Mapping], name: str) -> None:
+    bare = [a for a in objects if not a.get("segmentation")]
+    if objects and len(bare) == len(objects):
+        raise UserError(f"{name} has boxes but no masks; open it without masks")
+    if bare := [a for a in bare if not is_crowd(a)]:
+        more = f", and so have {len(bare) - 1} more" if len(bare) > 1 else ""
+        raise UserError(
+            f"{_which(bare[0], name)} has no mask{more}, while others have one: add it, or take "
+            "the object out (`jaxseg doctor` lists them all). Boxes alone are trained with "
+            "data.masks=false, and judged by `jaxseg eval --boxes`"
+        )
+
+
+def _which(annotation: Mapping, name: str) -> str:
+    return f"{name}: annotation {annotation.get('id')} of image {annotation['image_id']!r}"
 
 
 def _owner(annotation: Mapping) -> int | str | None:

@@ -6,6 +6,8 @@ from jaxseg.data.coco_json import bbox_problem, is_number, whole_side
 from jaxseg.data.findings import Finding
 from jaxseg.data.segmentation import segmentation_problem
 
+BOXES = "(boxes are trained and judged, masks need it mended)"
+
 
 def category_findings(categories: Sequence[Mapping]) -> Iterator[Finding]:
     """Faults of the list of categories."""
@@ -32,6 +34,7 @@ def annotation_findings(content: Mapping, images: Sequence[Mapping]) -> Iterator
     """Faults of the objects, and of the images that have none."""
     sizes = {image["id"]: _size(image) for image in images}
     categories = {c.get("id") for c in content["categories"] if isinstance(c.get("id"), int)}
+    masks = any(annotation.get("segmentation") for annotation in content["annotations"])
     seen_ids, seen_boxes, annotated = set(), set(), set()
     for position, annotation in enumerate(content["annotations"]):
         id_, image_id = annotation.get("id"), annotation.get("image_id")
@@ -47,6 +50,8 @@ def annotation_findings(content: Mapping, images: Sequence[Mapping]) -> Iterator
         if key in seen_boxes:
             yield Finding("the same box twice", f"{where}: bbox {annotation.get('bbox')}", False)
         seen_boxes.add(key)
+        if masks and annotation.get("segmentation") is None:
+            yield Finding("object without a mask", f"{where}: others have one {BOXES}", False)
     for image in images:
         if image["id"] not in annotated:
             name = image.get("file_name", image["id"])
@@ -80,7 +85,8 @@ def _object_findings(
         problem := segmentation_problem(annotation.get("segmentation"), *size)
     ):
         kind = "empty mask" if problem.decodes else "unusable mask"
-        yield Finding(kind, f"{where}: {problem.text}", not problem.decodes)
+        detail = f"{where}: {problem.text}" + (f" {BOXES}" if problem.decodes else "")
+        yield Finding(kind, detail, not problem.decodes)
 
 
 def _box_findings(bbox, where: str, size: tuple[int, int]) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """COCO's object masks: polygons, and run lengths compressed or not."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,8 @@ def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
         return np.zeros((height, width), bool)
     rle_tools = _rle_tools()
     if isinstance(segmentation, Mapping):
-        size = list(segmentation.get("size", ()))
-        if size != [height, width]:
+        size = segmentation.get("size")
+        if not isinstance(size, list | tuple) or list(size) != [height, width]:
             raise ValueError(f"run lengths of size {size} on an image of {[height, width]}")
         counts = segmentation.get("counts")
         if isinstance(counts, list):
@@ -39,11 +39,21 @@ def decode_segmentation(segmentation, height: int, width: int) -> np.ndarray:
             return rle_tools.decode(encoded).astype(bool)
         except RuntimeError as error:
             raise ValueError(str(error)) from error
-    polygons = [p for p in _polygons(segmentation) if len(p) >= 6]
+    polygons = drawable(_polygons(segmentation))
     if not polygons:
         return np.zeros((height, width), bool)
     encoded = rle_tools.merge(rle_tools.frPyObjects(polygons, height, width))
     return rle_tools.decode(encoded).astype(bool)
+
+
+def drawable(segmentation: Any) -> Any:
+    """A valid `segmentation` without its polygons of fewer than three points.
+
+    They cover nothing, and COCO's tools take two points for a box.
+    """
+    if isinstance(segmentation, Mapping):
+        return segmentation
+    return [polygon for polygon in segmentation if len(polygon) >= 6]
 
 
 def encode_mask(mask: np.ndarray) -> dict:
@@ -88,7 +98,7 @@ def segmentation_problem(segmentation, height: int, width: int) -> Problem | Non
         polygons = _polygons(segmentation)
     except ValueError as error:
         return Problem(str(error), False)
-    if not polygons or all(len(p) < 6 for p in polygons):
+    if not drawable(polygons):
         return Problem("its polygons are empty (fewer than three points)", True)
     return None
 

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from jaxseg.data.coco_json import is_crowd, stated_area
+from jaxseg.data.segmentation import drawable
 from jaxseg.errors import UserError
 from jaxseg.eval.categories import distinct_names, name_of
 
@@ -125,7 +126,6 @@ def _check_records(records: Sequence[Record], ground_truth: Mapping) -> None:
 
 def _engine_truth(ground_truth: Mapping, images: Mapping, iou_type: IouType) -> dict:
     annotations = [a for a in ground_truth["annotations"] if a["image_id"] in images]
-    geometry = "segmentation" if iou_type == "segm" else "bbox"
     return {
         "images": [
             {"id": images[image["id"]], **_size(image, iou_type)}
@@ -140,11 +140,17 @@ def _engine_truth(ground_truth: Mapping, images: Mapping, iou_type: IouType) -> 
                 "category_id": annotation["category_id"],
                 "area": stated_area(annotation),
                 "iscrowd": int(is_crowd(annotation)),
-                geometry: annotation[geometry],
+                **_geometry(annotation, iou_type),
             }
             for number, annotation in enumerate(annotations, 1)
         ],
     }
+
+
+def _geometry(annotation: Mapping, iou_type: IouType) -> dict:
+    if iou_type == "bbox":
+        return {"bbox": annotation["bbox"]}
+    return {"segmentation": drawable(annotation["segmentation"])}
 
 
 def _size(image: Mapping, iou_type: IouType) -> dict[str, int]:

@@ -1,10 +1,11 @@
 """Whether and how a data set judges masks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jaxseg.data.panoptic import Partition
+from jaxseg.data.segmentation import segmentation_problem
 from jaxseg.errors import UserError
 from jaxseg.eval.categories import CategoryIds
 from jaxseg.eval.panoptic import Record, match_segments
@@ -48,18 +49,32 @@ def mask_judge(
       truth: the data set's ground truth in COCO's form.
 
     Raises:
-      UserError: some of its objects have masks and others none.
+      UserError: a judged object has no mask, while others have one, or none that can be used.
     """
     isthing = {c["id"]: bool(c.get("isthing", 1)) for c in truth["categories"]}
     things = tuple(isthing.get(category) for category in category_ids)
     panoptic = getattr(dataset, "panoptic", None)
     if panoptic is None:
-        bare = [a["id"] for a in truth["annotations"] if not a.get("segmentation")]
-        if len(bare) == len(truth["annotations"]):
+        if not any(a.get("segmentation") for a in truth["annotations"]):
             return None
-        if bare:
-            raise UserError(
-                f"the annotation {bare[0]!r} of the data set has no mask, while others have one: "
-                "add it, or judge boxes alone (`jaxseg eval --boxes`)"
-            )
+        _check_masks(truth, set(dataset.image_ids))
     return MaskJudge(panoptic is None, panoptic, category_ids, things, exact)
+
+
+def _check_masks(truth: Mapping[str, Any], judged: Collection) -> None:
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth["images"]}
+    for annotation in truth["annotations"]:
+        image = annotation["image_id"]
+        if image not in judged:
+            continue
+        mask, wrong = annotation.get("segmentation"), None
+        if not mask:
+            wrong = "has no mask, while others have one"
+        elif problem := segmentation_problem(mask, *sizes[image]):
+            wrong = f"has a mask that cannot be judged: {problem.text}"
+        if wrong:
+            raise UserError(
+                f"the annotation {annotation['id']!r} of image {image!r} {wrong}. Correct it or "
+                "take it out of the ground truth (`jaxseg doctor` lists all such); to judge boxes "
+                "alone, run `jaxseg eval --boxes`"
+            )

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from jaxseg.data import open_dataset
-from jaxseg.data.segmentation import decode_segmentation, encode_mask
+from jaxseg.data.segmentation import decode_segmentation, drawable, encode_mask
 from jaxseg.errors import UserError
 from tests.data.files import box, picture, shared, two_images
 
@@ -78,6 +78,8 @@ def test_polygons_and_both_run_lengths_decode_to_the_same_mask():
     [
         {"size": [4, 4], "counts": [5, 2]},
         {"size": [4, 5], "counts": [20]},
+        {"size": [4, 4]},
+        {"size": 4, "counts": [16]},
         {"size": [4, 4], "counts": ""},
         [[1, 1, 2, 2, 3]],
         [[0, 0, 1, float("nan"), 3, 3]],
@@ -99,6 +101,34 @@ def test_a_damaged_mask_names_its_annotation(tmp_path):
 def test_masks_of_a_data_set_without_masks_are_refused(tmp_path):
     with pytest.raises(UserError, match="no masks"):
         open_dataset(two_images(tmp_path), masks=True)
+
+
+def test_an_object_without_a_mask_is_refused_where_masks_are_wanted(tmp_path):
+    square = [[1, 1, 3, 1, 3, 3, 1, 3]]
+    annotations = [
+        box(40, 7, 5, [1, 1, 2, 2], segmentation=square),
+        box(41, 7, 5, [0, 0, 4, 4], iscrowd="1"),
+        box(42, 7, 2, [2, 2, 2, 0]),  # dropped: its box is empty
+        box(43, 3, 2, [0, 0, 2, 2]),
+        box(44, 3, 2, [1, 0, 2, 2], segmentation=[]),
+    ]
+    path = two_images(tmp_path, annotations=annotations)
+    with pytest.raises(
+        UserError, match=r"annotation 43 of image 3 has no mask, and so have 1"
+    ) as e:
+        open_dataset(path, masks=True)
+    assert "data.masks=false" in str(e.value)
+    assert "jaxseg eval --boxes" in str(e.value)
+    assert len(open_dataset(path)[1].boxes) == 2
+    two_images(tmp_path, annotations=annotations[:3])
+    assert open_dataset(path, masks=True)[0].masks.any((1, 2)).tolist() == [True, False]
+
+
+def test_polygons_of_two_points_cover_nothing():
+    polygon = [1, 1, 3, 1, 3, 3, 1, 3]
+    assert drawable([[0, 0, 4, 4], polygon]) == [polygon]
+    assert decode_segmentation([[0, 0, 4, 4], polygon], 4, 4).sum() == 4
+    assert not decode_segmentation([[0, 0, 4, 4]], 4, 4).any()
 
 
 def test_roboflow_folders_open_without_their_group_category(tmp_path):

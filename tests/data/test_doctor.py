@@ -9,6 +9,8 @@ from jaxseg.data.doctor import examine
 from jaxseg.errors import UserError
 from tests.data.files import box, picture, shared, two_images
 
+SQUARE = [[1, 1, 3, 1, 3, 3, 1, 3]]
+
 
 def kinds(path) -> dict[str, bool]:
     return {f.kind: f.broken for f in examine(str(path), progress=False).findings}
@@ -55,9 +57,25 @@ def test_a_sound_data_set_has_no_findings(tmp_path, capsys):
 def test_each_fault_of_an_annotation_is_found(tmp_path, annotation, kind, broken):
     path = two_images(tmp_path)
     content = json.loads(path.read_text())
+    if "segmentation" in annotation:
+        content["annotations"] = [a | {"segmentation": SQUARE} for a in content["annotations"]]
     content["annotations"].append(annotation)
     path.write_text(json.dumps(content))
     assert kinds(path) == {kind: broken}
+
+
+def test_an_object_without_a_mask_is_named_where_others_have_one(tmp_path):
+    annotations = [
+        box(1, 7, 5, [1, 1, 2, 2], segmentation=SQUARE),
+        box(2, 3, 2, [0, 0, 6, 8]),
+        box(3, 3, 2, [1, 1, 2, 2], segmentation=[]),
+    ]
+    report = examine(str(two_images(tmp_path, annotations=annotations)), progress=False)
+    assert report.ok, "boxes can be trained"
+    details = {f.kind: f.detail for f in report.findings}
+    assert set(details) == {"object without a mask", "empty mask"}
+    assert "annotation 2 (image 3)" in details["object without a mask"]
+    assert "masks need it mended" in details["empty mask"]
 
 
 def test_each_fault_of_a_file_is_found(tmp_path, capsys):

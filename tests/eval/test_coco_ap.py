@@ -175,6 +175,27 @@ def test_masks_need_neither_boxes_nor_areas_but_the_images_sizes():
         coco_table(truth, records, "segm")
 
 
+def test_a_polygon_of_two_points_is_not_taken_for_a_box():
+    truth = toy_truth()
+    for annotation in truth["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        square = [x, y, x + w, y, x + w, y + h, x, y + h]
+        annotation["segmentation"] = [[0, 0, 90, 90], square]
+    records = [
+        {key: a[key] for key in ("image_id", "category_id")}
+        | {"score": 0.9, "segmentation": encode_mask(square_mask(a["bbox"]))}
+        for a in truth["annotations"]
+    ]
+    assert coco_table(truth, records, "segm").stats["AP"] == pytest.approx(1)
+
+
+def square_mask(bbox) -> np.ndarray:
+    x, y, w, h = bbox
+    mask = np.zeros((100, 120), bool)
+    mask[y : y + h, x : x + w] = True
+    return mask
+
+
 def test_many_categories_and_objects_take_no_more_than_their_sum():
     count = 20_000  # 400 million comparisons, were each category to look at every object
     truth = {

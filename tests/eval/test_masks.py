@@ -94,6 +94,35 @@ def test_boxes_alone_are_judged_where_there_are_no_masks_or_none_are_wanted(inst
     assert evaluator(open_dataset(instances)).judge is None
 
 
+RUNS = {"size": [64, 64], "counts": [4096]}
+SPIKE = [[1, 1, 9, 9, 1, 9, 4]]
+
+
+@pytest.mark.parametrize(
+    ("mask", "problem"),
+    [
+        ({"size": [64, 64]}, "run lengths without counts"),
+        (RUNS | {"size": [40, 40]}, r"run lengths of size \[40, 40\] on an image of \[64, 64\]"),
+        (RUNS | {"counts": [4095]}, "add up to 4096"),
+        (RUNS | {"counts": "zzzz"}, "decoded 50 pixels"),
+        (RUNS, "cover no pixel"),
+        (SPIKE, "odd number"),
+        ([["a", 1, 2, 3, 4, 5]], "not finite numbers"),
+        ([[1, 1, 9, 9]], "fewer than three points"),
+        ("masks.png", "neither a list of polygons nor run lengths"),
+    ],
+)
+def test_masks_that_cannot_be_judged_are_named_before_any_work(instances, mask, problem):
+    truth = json.loads(instances.read_text())
+    last = truth["annotations"][-1]
+    last["segmentation"] = mask
+    instances.write_text(json.dumps(truth))
+    named = rf"annotation {last['id']} of image 13 has a mask that cannot be judged: .*{problem}"
+    with pytest.raises(UserError, match=named):
+        evaluator(open_dataset(instances))
+    assert evaluator(open_dataset(instances), limit=1).judge.instances, "others are not judged"
+
+
 def test_a_limit_leaves_the_other_images_out(tmp_path):
     dataset = open_dataset(f"panoptic:{stripes(tmp_path)}")
     evaluation = evaluator(dataset, limit=1).evaluate(PARAMS)
