@@ -7,7 +7,7 @@ output = pretrained.model.apply({"params": pretrained.params}, images)
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ def save_pretrained(
     classes: Classes | None = None,
     image: ImageConfig | None = None,
     origin: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    dropped: Sequence[str] = (),
     probe: bool = True,
     replace: bool = True,
 ) -> None:
@@ -53,6 +55,7 @@ def save_pretrained(
       model_kwargs: the builder's keyword arguments; plain data and dtypes.
       params: nested arrays of the model.
       origin: `Pretrained.origin`, so that the official form can be written again.
+      notes, dropped: of `Source`, to be told again by whoever loads the folder.
       probe: store the digests that `jaxseg verify` compares with (one small forward pass).
       replace: overwrite native weights that are there.
 
@@ -74,8 +77,8 @@ def save_pretrained(
         "classes": classes.to_json() if classes else None,
         "image": asdict(image),
     }
-    if origin:
-        config["origin"] = dict(origin)
+    told = {"origin": origin and dict(origin), "notes": list(notes), "dropped": list(dropped)}
+    config |= {name: value for name, value in told.items() if value}
 
     def write(folder: Path) -> None:
         config["sha256"] = native.write_weights(folder / native.WEIGHTS, flat)
@@ -124,6 +127,7 @@ def from_pretrained(
         num_heads=heads,
         revision=revision,
         local_files_only=local_files_only,
+        say=say,
     )
     for note in source.notes:
         say(f"{name_or_path}: assumed {note}")
@@ -137,6 +141,7 @@ def open_source(
     num_heads: int | None = None,
     revision: str | None = None,
     local_files_only: bool | None = None,
+    say: Callable[[str], None] = logger.warning,
 ) -> Source:
     """Find and read weights; foreign ones are converted. Arguments of `from_pretrained`."""
     path = Path(name_or_path)
@@ -148,7 +153,7 @@ def open_source(
     if path.exists():
         source = _open_local(path, model, num_heads)
     elif HUB_ID.fullmatch(str(name_or_path)):
-        source = _open_hub(str(name_or_path), revision, local_files_only)
+        source = _open_hub(str(name_or_path), revision, local_files_only, say)
     else:
         raise UserError(
             f"{name_or_path} does not exist; give a folder of weights, a .pth or .safetensors "
@@ -162,20 +167,29 @@ def open_source(
     return source
 
 
-def _open_hub(repo: str, revision: str | None, local_files_only: bool | None) -> Source:
+def _open_hub(repo: str, revision: str | None, local_files_only: bool | None, say) -> Source:
     snapshot = hub.fetch(repo, revision, local_files_only)
     if is_native(snapshot):
         return _open_native(snapshot)
-    cached = hub.converted_folder(repo, snapshot.name)
-    if is_native(cached):
-        return _open_native(cached)
+    folder = hub.converted_folder(repo, snapshot.name)
+    if _is_kept(folder):
+        return _open_native(folder)
     source = _open_local(snapshot)
     try:
-        save_source(source, cached, probe=False, replace=False)
-    except UserError:
-        if not is_native(cached):  # else another process was first
-            raise
+        told = {"notes": source.notes, "dropped": source.dropped}
+        save_source(source, folder, probe=False, replace=False, **told)
+    except (UserError, OSError) as error:
+        if not _is_kept(folder):  # else another process was first
+            say(f"{repo}: converted, but it will be converted again next time: {error}")
     return source
+
+
+def _is_kept(folder: Path) -> bool:
+    """Whether there is a conversion; a cache that cannot be read has none."""
+    try:
+        return is_native(folder)
+    except (UserError, OSError):
+        return False
 
 
 def load_backbone(
@@ -218,8 +232,8 @@ def _native_backbone(folder: Path, shapes: Mapping[str, Any]) -> dict:
     return unflatten({p: jnp.asarray(value, shapes[p].dtype) for p, value in flat.items()})
 
 
-def save_source(source: Source, directory: str | os.PathLike, **options: bool) -> None:
-    """Write weights as found in the native form; `probe` and `replace` of `save_pretrained`."""
+def save_source(source: Source, directory: str | os.PathLike, **options: Any) -> None:
+    """Write weights as found in the native form; `options` are `save_pretrained`'s."""
     save_pretrained(
         directory,
         source.name,
@@ -246,6 +260,7 @@ def _open_native(directory: Path) -> Source:
     try:
         classes = Classes.from_json(config["classes"]) if config["classes"] else None
         image = ImageConfig(**config["image"])
+        told = [list(config.get(name, ())) for name in ("notes", "dropped")]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / native.CONFIG} is damaged: {error}") from error
     model = native.build_model(config["model"], config["kwargs"], str(directory / native.CONFIG))
@@ -255,7 +270,8 @@ def _open_native(directory: Path) -> Source:
             f'{model.num_classes}; mend its "classes", or set them to null'
         )
     flat = native.read_weights(directory / native.WEIGHTS)
-    return Source(flat, config["model"], config["kwargs"], classes, image, config.get("origin"))
+    about = (classes, image, config.get("origin"), *told)
+    return Source(flat, config["model"], config["kwargs"], *about)
 
 
 def _check_classes(model, classes) -> None:

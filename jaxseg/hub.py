@@ -19,7 +19,7 @@ from jaxseg.errors import UserError
 CONFIGS = ["config.json", "preprocessor_config.json", "probe.json"]
 SAFETENSORS = ["model*.safetensors", "model*.safetensors.index.json"]
 PICKLES = ["pytorch_model*.bin", "pytorch_model*.bin.index.json"]
-CONVERSION = 1  # raised when a conversion changes, so that older results are not used again
+CONVERSION = 2  # raised when a conversion changes, so that older results are not used again
 
 
 def fetch(repo: str, revision: str | None = None, local_files_only: bool | None = None) -> Path:

@@ -40,20 +40,26 @@ def write_folder(
       UserError: `directory` holds anything else, which would be lost, or cannot be written.
     """
     directory = Path(directory).absolute()
-    _check_replaceable(directory, replace)
+    check_replaceable(directory, replace=replace)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror or error}") from error
+        raise _unwritable(directory, error) from error
     try:
         new, old = partial / "new", partial / "old"
         new.mkdir()
         write(new)
         _swap(new, directory, old, replace)
+    except (OSError, SafetensorError) as error:
+        raise _unwritable(directory, error) from error
     finally:
         # What could not be moved back is all that is left of the old weights.
         shutil.rmtree(partial if not old.exists() or directory.exists() else new, True)
+
+
+def _unwritable(directory: Path, error: Exception) -> UserError:
+    return UserError(f"cannot write {directory}: {getattr(error, 'strerror', None) or error}")
 
 
 def _swap(new: Path, directory: Path, old: Path, replace: bool) -> None:
@@ -70,7 +76,12 @@ def _swap(new: Path, directory: Path, old: Path, replace: bool) -> None:
         ) from error
 
 
-def _check_replaceable(directory: Path, replace: bool) -> None:
+def check_replaceable(directory: Path, *, replace: bool = True) -> None:
+    """Refuse a folder that `write_folder` would refuse.
+
+    Raises:
+      UserError: it holds what would be lost, or is a file.
+    """
     if not directory.is_dir():
         if directory.exists():
             raise UserError(f"{directory} is a file; weights are saved in a folder")
@@ -79,7 +90,7 @@ def _check_replaceable(directory: Path, replace: bool) -> None:
     if others := sorted(names - {WEIGHTS, CONFIG, PROBE, "preprocessor_config.json"}):
         raise UserError(
             f"{directory} is not empty and holds other files ({', '.join(others[:5])}); "
-            "choose another folder"
+            "move them away, or choose another folder"
         )
     if names and not (replace and is_native(directory)):
         only = "only jaxseg's native weights are" if replace else "only an empty folder is"
@@ -98,13 +109,14 @@ def is_native(directory: Path) -> bool:
 
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON in UTF-8's own letters."""
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def read_json(path: Path) -> Any:
     """Raises `UserError` naming the file if it is missing or no JSON."""
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:

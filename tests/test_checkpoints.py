@@ -4,6 +4,8 @@ import argparse
 import json
 import logging
 import os
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -123,11 +125,11 @@ def test_an_interrupted_save_leaves_the_old_weights_as_they_were(tmp_path, param
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
     def fail(path, content):
-        raise OSError("no space left on device")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(native, "write_json", fail)
     for destination in (folder, tmp_path / "new"):
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(UserError, match=rf"cannot write {destination}: No space left"):
             save_pretrained(destination, "detr.r50", FIELDS, drawn(small(), 1), probe=False)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
@@ -320,7 +322,7 @@ def test_only_a_head_that_does_not_fit_brings_the_hint(saved, tmp_path):
     ("model", "message"),
     [
         ("detr.r101", r"is no detr\.r101: its backbone is a ResNet-18"),
-        ("detr.tiny", r"is no detr\.tiny: .*give detr\.r50 or detr\.r50_dc5"),
+        ("detr.tiny", r"is no detr\.tiny: .*give detr\.r50_dc5 or detr\.r50"),
     ],
 )
 def test_a_model_that_the_file_contradicts_is_one_short_error(official, model, message):
@@ -376,3 +378,15 @@ def test_a_backbone_is_taken_from_native_weights(saved, params):
         assert_same(flatten(load_backbone(path, small())), flatten(params["backbone"]))
     with pytest.raises(UserError, match=r"the backbone of .* does not fit the model"):
         load_backbone(saved, small(depth=50))
+
+
+def test_json_is_in_utf8_whatever_the_locale(tmp_path):
+    script = (
+        "import sys, pathlib; from jaxseg.native import read_json, write_json\n"
+        "path, names = pathlib.Path(sys.argv[1]), ['B\\xe4r', '\\u732b']\n"
+        "write_json(path, names); assert read_json(path) == names"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", script, str(tmp_path / "a.json")]
+    subprocess.run(command, env=os.environ | ascii_only, check=True)
+    assert "Bär" in (tmp_path / "a.json").read_text(encoding="utf-8")

@@ -1,5 +1,6 @@
 """Hugging Face ids: from the cache when offline, by revision, converted once."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import traceback
 import pytest
 from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors import SafetensorError
 
 from jaxseg import checkpoints, hub, native
 from jaxseg.checkpoints import ImageConfig, from_pretrained
@@ -40,6 +42,14 @@ def pretrained(seed):
     return checkpoints.Pretrained(
         small(), drawn(small(), seed), names, ImageConfig(), "detr.r50", FIELDS
     )
+
+
+def without_ids(cache):
+    """The config says less, so that something has to be assumed."""
+    path = cache / "hub/models--lab--small-detr/snapshots" / COMMITS["main"] / "config.json"
+    config = json.loads(path.read_text())
+    del config["category_ids"]
+    path.write_text(json.dumps(config))
 
 
 def test_an_id_is_loaded_offline_at_its_revision(cache):
@@ -134,9 +144,51 @@ def test_a_race_lost_at_the_last_moment_is_no_error(cache, monkeypatch):
 
 
 def test_what_was_assumed_of_an_id_is_said(cache, caplog):
-    path = cache / "hub/models--lab--small-detr/snapshots" / COMMITS["main"] / "config.json"
-    config = json.loads(path.read_text())
-    del config["category_ids"]
-    path.write_text(json.dumps(config))
+    without_ids(cache)
     from_pretrained("lab/small-detr")
     assert "assumed that labels are category ids" in caplog.text
+
+
+def test_what_was_assumed_and_dropped_is_told_each_time(cache, monkeypatch):
+    without_ids(cache)
+    told, convert = [], checkpoints._open_local
+
+    def dropping(*where):
+        return dataclasses.replace(convert(*where), dropped=["bn1.num_batches_tracked"])
+
+    monkeypatch.setattr(checkpoints, "_open_local", dropping)
+    first = checkpoints.open_source("lab/small-detr")
+    monkeypatch.setattr(checkpoints, "_open_local", None)  # from here on the kept conversion
+    again = checkpoints.open_source("lab/small-detr")
+    assert again.notes == first.notes != []
+    assert again.dropped == first.dropped == ["bn1.num_batches_tracked"]
+    from_pretrained("lab/small-detr", say=told.append)
+    assert any("assumed that labels are category ids" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (SafetensorError("I/O error: disk quota exceeded"), "disk quota exceeded"),
+        (None, "Not a directory"),
+    ],
+)
+def test_where_a_conversion_cannot_be_kept_the_id_loads_all_the_same(
+    cache, monkeypatch, error, why
+):
+    def full(*_, **options):
+        raise error
+
+    if error is None:
+        (cache / "file").write_text("")
+        monkeypatch.setenv("JAXSEG_CACHE", str(cache / "file"))
+    else:
+        monkeypatch.setattr(native, "save_file", full)
+    told = []
+    loaded = from_pretrained("lab/small-detr", say=told.append)
+    assert_same(flatten(loaded.params), flatten(drawn(small(), seed=0)))
+    (note,) = told
+    assert "lab/small-detr: converted, but it will be converted again next time: cannot" in note
+    assert why in note
+    assert not list(cache.glob("jaxseg/converted/*/*/*"))
