@@ -36,8 +36,7 @@ def open_coco(
     """
     path = find_annotations(location)
     content = load_coco(path)
-    if any("segments_info" in annotation for annotation in content["annotations"][:1]):
-        raise UserError(f"{path} is panoptic ground truth: open it as panoptic:{path}")
+    refuse_panoptic(content, path)
     folder = find_images(path, content["images"], images)
     check_files(path, folder, content["images"])
     content["images"] = [with_size(image, folder, path) for image in content["images"]]
@@ -111,8 +110,20 @@ def find_annotations(location: str) -> Path:
     raise UserError(f"the folder {path} has no COCO json file in it. A data set is {FORMS}")
 
 
-def find_images(path: Path, images: Sequence[Mapping], folder: str | None = None) -> Path:
+def refuse_panoptic(content: Mapping, path: Path) -> None:
+    """Raise `UserError` if annotations list segments, which have no boxes of their own."""
+    if any("segments_info" in annotation for annotation in content["annotations"][:1]):
+        raise UserError(f"{path} is panoptic ground truth: open it as panoptic:{path}")
+
+
+def find_images(
+    path: Path, images: Sequence[Mapping], folder: str | None = None, scheme: str = ""
+) -> Path:
     """The folder that the file names of a COCO file are relative to.
+
+    Args:
+      folder: where they are, if that is known.
+      scheme: what a data set's name begins with, for messages.
 
     Raises:
       UserError: none of the usual places has any of the first images.
@@ -139,7 +150,7 @@ def find_images(path: Path, images: Sequence[Mapping], folder: str | None = None
     raise UserError(
         f"the images of {path} were not found: {names[0]!r} is in none of "
         f"{', '.join(map(str, candidates))}; say where they are with images=DIR (on the command "
-        f"line, {path}?images=DIR)"
+        f"line, {scheme}{path}?images=DIR)"
     )
 
 

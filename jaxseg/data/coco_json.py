@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -65,6 +65,12 @@ def drop_group_category(content: dict) -> dict:
     return {**content, "categories": others}
 
 
+def owner_of(annotation: Mapping) -> int | str | None:
+    """The `image_id` field, if it can be one."""
+    image_id = annotation.get("image_id")
+    return image_id if isinstance(image_id, int | str) else None
+
+
 def bbox_problem(bbox) -> str | None:
     """Why a `bbox` field cannot be used, or None."""
     if not isinstance(bbox, list | tuple) or len(bbox) != 4:
@@ -92,6 +98,11 @@ def is_crowd(annotation: Mapping) -> bool:
     )
 
 
+def usable_ids(records: Iterable[Mapping]) -> set[int]:
+    """The whole numbers among the `id` fields."""
+    return {record["id"] for record in records if isinstance(record.get("id"), int)}
+
+
 def whole_side(value) -> int | None:
     """A side of an image in pixels, also where it is written as 6.0 or as text; else None."""
     try:
@@ -112,7 +123,7 @@ def ground_truth(content: Mapping, table: Opened) -> dict:
     annotations = [
         {**a, "area": stated_area(a), "iscrowd": int(is_crowd(a))}
         for a in content["annotations"]
-        if isinstance(a.get("image_id"), int | str) and a["image_id"] in sizes
+        if owner_of(a) in sizes
     ]
     ids = [a.get("id") for a in annotations]
     plain = all(isinstance(id_, int | str) and id_ != 0 for id_ in ids)

@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from jaxseg.data.classes import Classes, Numbering
-from jaxseg.data.coco_json import bbox_problem, is_crowd, stated_area
+from jaxseg.data.coco_json import bbox_problem, is_crowd, owner_of, stated_area
 from jaxseg.data.dataset import Example
 from jaxseg.data.segmentation import decode_segmentation
 from jaxseg.errors import UserError
@@ -61,7 +61,7 @@ class CocoTable:
             raise UserError(f"{name}: the image id {twice!r} occurs twice; {ADVICE}")
         sizes = np.asarray([(i["height"], i["width"]) for i in images], np.int32).reshape(-1, 2)
         # Annotations of images that are not listed are common in subsets, and go unread.
-        objects = [a for a in content["annotations"] if _owner(a) in position]
+        objects = [a for a in content["annotations"] if owner_of(a) in position]
         for annotation in objects:
             _check(annotation, classes, name)
         owner = np.asarray([position[a["image_id"]] for a in objects], np.int64)
@@ -154,11 +154,6 @@ def _check_masks(objects: Sequence[Mapping], name: str) -> None:
 
 def _which(annotation: Mapping, name: str) -> str:
     return f"{name}: annotation {annotation.get('id')} of image {annotation['image_id']!r}"
-
-
-def _owner(annotation: Mapping) -> int | str | None:
-    image_id = annotation.get("image_id")
-    return image_id if isinstance(image_id, int | str) else None
 
 
 def _clamp(xywh: np.ndarray, sizes: np.ndarray) -> np.ndarray:

@@ -5,16 +5,19 @@ package copes with it. Unlike opening a data set, which stops at the first error
 goes on to the end.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from jaxseg.data.coco import find_annotations, find_images
-from jaxseg.data.coco_json import load_coco
+from jaxseg.data.coco import find_annotations, find_images, refuse_panoptic
+from jaxseg.data.coco_json import load_coco, owner_of
 from jaxseg.data.dataset import Dataset, open_dataset, parse_spec
-from jaxseg.data.doctor_annotations import annotation_findings, category_findings
+from jaxseg.data.doctor_annotations import annotation_findings, category_findings, stated_size
 from jaxseg.data.doctor_images import bar, image_findings, listing_findings
+from jaxseg.data.doctor_panoptic import png_findings, segment_findings
 from jaxseg.data.findings import Finding
+from jaxseg.data.panoptic import SCHEME, find_panoptic, find_segments, lists_segments
 from jaxseg.errors import UserError
 
 
@@ -88,13 +91,13 @@ def examine(spec: str, *, progress: bool = True) -> Report:
     """Examine a data set by its name, as `open_dataset` takes it; never raises for its faults."""
     report = Report(spec)
     scheme, location, options = parse_spec(spec)
-    try:
+    with _noting(report):
         if scheme == "coco":
             _examine_coco(report, location, options.get("images"), progress)
+        elif scheme == "panoptic":
+            _examine_panoptic(report, location, options, progress)
         else:
             _examine_opened(report, open_dataset(spec), progress)
-    except UserError as error:
-        report.findings.append(Finding("cannot be opened", str(error), True))
     return report
 
 
@@ -102,17 +105,53 @@ def _examine_coco(report: Report, location: str, folder: str | None, progress: b
     path = find_annotations(location)
     report.name = str(path)
     content = load_coco(path)
-    images, annotations = content["images"], content["annotations"]
-    report.images, report.objects = len(images), len(annotations)
-    report.findings += category_findings(content["categories"])
-    report.findings += listing_findings(images)
-    images = [i for i in images if isinstance(i.get("id"), int | str)]
+    refuse_panoptic(content, path)
+    images = _examine_lists(report, content, content["annotations"])
     report.findings += annotation_findings(content, images)
-    report.classes = _count_classes(content["categories"], annotations)
-    named = [i for i in images if isinstance(i.get("file_name"), str)]
-    if named:
+    if named := _named(images):
         root = find_images(path, named, folder)
         report.findings += image_findings(named, root, progress)
+
+
+def _examine_panoptic(report: Report, location: str, options: Mapping, progress: bool) -> None:
+    path = find_panoptic(location)
+    report.name = f"{SCHEME}{path}"
+    content = load_coco(path)
+    listed = [a for a in content["annotations"] if lists_segments(a)]
+    segments = [s | {"image_id": a.get("image_id")} for a in listed for s in a["segments_info"]]
+    images = _examine_lists(report, content, segments)
+    report.findings += segment_findings(content, images)
+    if named := _named(images):
+        with _noting(report):
+            root = find_images(path, named, options.get("images"), SCHEME)
+            report.findings += image_findings(named, root, progress)
+    sizes = {image["id"]: stated_size(image) for image in images}
+    if owned := [a for a in listed if owner_of(a) in sizes]:
+        with _noting(report):
+            root = find_segments(path, owned, options.get("segments"))
+            report.findings += png_findings(owned, sizes, root, progress)
+
+
+def _examine_lists(report: Report, content: Mapping, objects: Sequence[Mapping]) -> list[Mapping]:
+    """Note the faults of a file's lists, and count; returns the images that have an id."""
+    report.images, report.objects = len(content["images"]), len(objects)
+    report.findings += category_findings(content["categories"])
+    report.findings += listing_findings(content["images"])
+    report.classes = _count_classes(content["categories"], objects)
+    return [i for i in content["images"] if isinstance(i.get("id"), int | str)]
+
+
+def _named(images: Sequence[Mapping]) -> list[Mapping]:
+    return [image for image in images if isinstance(image.get("file_name"), str)]
+
+
+@contextmanager
+def _noting(report: Report) -> Iterator[None]:
+    """Note what cannot be opened."""
+    try:
+        yield
+    except UserError as error:
+        report.findings.append(Finding("cannot be opened", str(error), True))
 
 
 def _examine_opened(report: Report, dataset: Dataset, progress: bool) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from jaxseg.data.coco_json import bbox_problem, is_number, whole_side
+from jaxseg.data.coco_json import bbox_problem, is_number, owner_of, usable_ids, whole_side
 from jaxseg.data.findings import Finding
 from jaxseg.data.segmentation import segmentation_problem
 
@@ -32,20 +32,20 @@ def category_findings(categories: Sequence[Mapping]) -> Iterator[Finding]:
 
 def annotation_findings(content: Mapping, images: Sequence[Mapping]) -> Iterator[Finding]:
     """Faults of the objects, and of the images that have none."""
-    sizes = {image["id"]: _size(image) for image in images}
-    categories = {c.get("id") for c in content["categories"] if isinstance(c.get("id"), int)}
+    sizes = {image["id"]: stated_size(image) for image in images}
+    categories = usable_ids(content["categories"])
     masks = any(annotation.get("segmentation") for annotation in content["annotations"])
     seen_ids, seen_boxes, annotated = set(), set(), set()
     for position, annotation in enumerate(content["annotations"]):
         id_, image_id = annotation.get("id"), annotation.get("image_id")
         where = f"annotation {id_ if id_ is not None else f'number {position + 1}'}"
         yield from _id_findings(id_, where, seen_ids)
-        if not isinstance(image_id, int | str) or image_id not in sizes:
+        if owner_of(annotation) not in sizes:
             yield Finding("annotation of an unknown image", f"{where}: image {image_id!r}", False)
             continue
         annotated.add(image_id)
         where += f" (image {image_id})"
-        yield from _object_findings(annotation, where, sizes[image_id], categories)
+        yield from object_findings(annotation, where, sizes[image_id], categories)
         key = (image_id, str(annotation.get("category_id")), str(annotation.get("bbox")))
         if key in seen_boxes:
             yield Finding("the same box twice", f"{where}: bbox {annotation.get('bbox')}", False)
@@ -67,9 +67,10 @@ def _id_findings(id_, where: str, seen: set) -> Iterator[Finding]:
         yield Finding("annotation without an id", f"{where} (numbered anew)", False)
 
 
-def _object_findings(
+def object_findings(
     annotation: Mapping, where: str, size: tuple[int, int] | None, categories: set
 ) -> Iterator[Finding]:
+    """Faults of one object: its category, box, area and mask."""
     category = annotation.get("category_id")
     if not isinstance(category, int) or category not in categories:
         yield Finding("unknown category", f"{where}: category {category!r}", True)
@@ -102,6 +103,7 @@ def _box_findings(bbox, where: str, size: tuple[int, int]) -> Iterator[Finding]:
         yield Finding("box partly outside the image", f"{stated} (clamped)", False)
 
 
-def _size(image: Mapping) -> tuple[int, int] | None:
+def stated_size(image: Mapping) -> tuple[int, int] | None:
+    """(h, w) of an image's record, if it can be read."""
     height, width = whole_side(image.get("height")), whole_side(image.get("width"))
     return None if height is None or width is None else (height, width)

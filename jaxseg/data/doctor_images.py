@@ -45,9 +45,9 @@ def image_findings(
             yield from found
 
 
-def bar(steps: Iterable, total: int, progress: bool) -> Iterable:
-    """A progress bar over images, where a terminal shows it."""
-    return tqdm(steps, "images", total, leave=False, disable=None if progress else True)
+def bar(steps: Iterable, total: int, progress: bool, title: str = "images") -> Iterable:
+    """A progress bar over files, where a terminal shows it."""
+    return tqdm(steps, title, total, leave=False, disable=None if progress else True)
 
 
 def _look(image: Mapping, root: Path) -> Iterator[Finding]:

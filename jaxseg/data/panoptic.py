@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -25,6 +25,7 @@ from jaxseg.data.images import check_size, read_image
 from jaxseg.errors import UserError
 
 VOID = 0
+SCHEME = "panoptic:"
 
 
 class Partition(NamedTuple):
@@ -61,16 +62,17 @@ def open_panoptic(
     Raises:
       UserError: nothing there, files missing, or annotations that cannot be used.
     """
-    path = _find_annotations(location)
+    path = find_panoptic(location)
     content = load_coco(path)
     _check(content, path)
-    folder = find_images(path, content["images"], images)
+    folder = find_images(path, content["images"], images, SCHEME)
     check_files(path, folder, content["images"])
-    colours = _find_segments(path, content["annotations"], segments)
+    colours = find_segments(path, content["annotations"], segments)
     check_files(path, colours, content["annotations"])
     content["images"] = [with_size(image, folder, path) for image in content["images"]]
     by_image = {a["image_id"]: a for a in content["annotations"]}
-    table = CocoTable.build(_as_objects(content, training=True), str(path), numbering, masks=False)
+    objects = segment_objects(content, training=True)
+    table = CocoTable.build(objects, str(path), numbering, masks=False)
     names = [by_image[image]["file_name"] for image in table.image_ids]
     return PanopticDataset(path, folder, colours, names, table, masks)
 
@@ -137,7 +139,7 @@ class PanopticDataset:
         return Partition(self._ids(index), self._segments[self.image_ids[index]])
 
     def coco(self) -> dict:
-        return ground_truth(_as_objects(load_coco(self.path), training=False), self.table)
+        return ground_truth(segment_objects(load_coco(self.path)), self.table)
 
     @cached_property
     def _segments(self) -> Mapping[int | str, list[dict]]:
@@ -170,7 +172,8 @@ def write_ids(ids: np.ndarray, path: Path) -> None:
     Image.fromarray(colours_of_ids(ids)).save(path, "PNG")
 
 
-def _find_annotations(location: str) -> Path:
+def find_panoptic(location: str) -> Path:
+    """The JSON file that a location means."""
     path = Path(location).expanduser()
     split = path.parent / "annotations" / f"panoptic_{path.name}.json"
     for candidate in (path, split):
@@ -182,7 +185,12 @@ def _find_annotations(location: str) -> Path:
     )
 
 
-def _find_segments(path: Path, annotations: Sequence[Mapping], folder: str | None) -> Path:
+def find_segments(path: Path, annotations: Sequence[Mapping], folder: str | None = None) -> Path:
+    """The folder of a JSON file's PNG files.
+
+    Raises:
+      UserError: none of the usual places has any of the first of them.
+    """
     if folder is not None:
         return Path(folder).expanduser()
     candidates = [path.with_suffix(""), path.parent.parent / path.stem, path.parent]
@@ -193,24 +201,37 @@ def _find_segments(path: Path, annotations: Sequence[Mapping], folder: str | Non
     raise UserError(
         f"the PNG files of {path} were not found: {names[0]!r} is in none of "
         f"{', '.join(map(str, candidates))}; unpack them there, or say where they are with "
-        f"segments=DIR (on the command line, panoptic:{path}?segments=DIR)"
+        f"segments=DIR (on the command line, {SCHEME}{path}?segments=DIR)"
     )
+
+
+def lists_segments(annotation: Mapping) -> bool:
+    """Whether an annotation names a PNG file and lists its segments."""
+    segments = annotation.get("segments_info")
+    listed = isinstance(segments, list) and all(isinstance(s, dict) for s in segments)
+    return listed and isinstance(annotation.get("file_name"), str)
+
+
+def is_segment_id(value: Any) -> bool:
+    """Whether a colour stands for it, and not for void."""
+    return isinstance(value, int) and VOID < value < 2**24
 
 
 def _check(content: Mapping, path: Path) -> None:
     """Raise `UserError` unless each image has its segments."""
     for annotation in content["annotations"]:
-        segments, name = annotation.get("segments_info"), annotation.get("file_name")
-        listed = isinstance(segments, list) and all(isinstance(s, dict) for s in segments)
-        if not listed or not isinstance(name, str):
+        image_id = annotation.get("image_id")
+        if not isinstance(image_id, int | str):
+            raise UserError(f"{path}: every annotation needs an image_id; got {image_id!r}")
+        if not lists_segments(annotation):
             raise UserError(
                 f"{path}: every annotation of panoptic ground truth needs a file_name and a list "
-                f"segments_info; that of image {annotation.get('image_id')!r} has not. Boxes and "
-                f"instance masks are opened without panoptic:"
+                f"segments_info; that of image {image_id!r} has not. Boxes and instance masks are "
+                f"opened without {SCHEME}"
             )
-        for segment in segments:
-            _check_segment(segment, f"{path}: a segment of image {annotation['image_id']!r}")
-    known = {annotation.get("image_id") for annotation in content["annotations"]}
+        for segment in annotation["segments_info"]:
+            _check_segment(segment, f"{path}: a segment of image {image_id!r}")
+    known = {annotation["image_id"] for annotation in content["annotations"]}
     if bare := [image.get("id") for image in content["images"] if image.get("id") not in known]:
         raise UserError(
             f"{path}: the image {bare[0]!r} has no annotation; add one, if of no segments, or "
@@ -220,13 +241,13 @@ def _check(content: Mapping, path: Path) -> None:
 
 def _check_segment(segment: Mapping, which: str) -> None:
     id_ = segment.get("id")
-    if not isinstance(id_, int) or not VOID < id_ < 2**24:
+    if not is_segment_id(id_):
         raise UserError(f"{which} needs an id from 1 to 2**24 - 1; got {id_!r}")
     if problem := bbox_problem(segment.get("bbox")):
         raise UserError(f"{which} cannot be used: {problem}, got {segment.get('bbox')}")
 
 
-def _as_objects(content: Mapping, training: bool) -> dict:
+def segment_objects(content: Mapping, training: bool = False) -> dict:
     """COCO's form for boxes with each segment an annotation.
 
     For training a box ends at its last pixel, not after it, and crowds are objects as others: so

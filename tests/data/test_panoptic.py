@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxseg.cli import main
 from jaxseg.data import open_dataset
 from jaxseg.data.classes import COCO_PANOPTIC, Classes
 from jaxseg.data.doctor import examine
@@ -109,6 +110,10 @@ def no_box(content):
     del content["annotations"][0]["segments_info"][0]["bbox"]
 
 
+def no_image(content):
+    del content["annotations"][0]["image_id"]
+
+
 def unknown_category(content):
     content["annotations"][0]["segments_info"][0]["category_id"] = 4
 
@@ -122,6 +127,7 @@ def unknown_category(content):
         (void_segment, "needs an id from 1 to .* got 0"),
         (no_box, "its bbox must be"),
         (unknown_category, "unknown category 4"),
+        (no_image, "needs an image_id; got None"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path, change, message):
@@ -141,6 +147,10 @@ def test_files_that_are_not_there_are_told_where_they_were_looked_for(tmp_path):
     assert found[0].masks.any()
     with pytest.raises(UserError, match=f"is panoptic ground truth: open it as panoptic:{path}"):
         open_dataset(path)
+    (tmp_path / "val").rename(tmp_path / "photos")
+    with pytest.raises(UserError, match=rf"command line, panoptic:{path}\?images=DIR"):
+        open_dataset(f"panoptic:{path}")
+    (tmp_path / "photos").rename(tmp_path / "val")
     with pytest.raises(UserError, match="cannot be packed"):
         pack({"val": found}, tmp_path / "packed")
 
@@ -156,8 +166,106 @@ def test_a_segment_without_a_pixel_and_a_png_of_another_size_are_refused(tmp_pat
         dataset[1]
 
 
-def test_the_doctor_examines_it(tmp_path):
-    assert examine(f"panoptic:{stripes(tmp_path)}?masks=1", progress=False).ok
+def found(path) -> dict[str, list]:
+    """What the doctor finds: details by kind, marked where they would break training."""
+    kinds = {}
+    for finding in examine(f"panoptic:{path}", progress=False).findings:
+        kinds.setdefault((finding.kind, finding.broken), []).append(finding.detail)
+    return kinds
+
+
+def test_sound_panoptic_data_has_no_findings(tmp_path, capsys):
+    path = stripes(tmp_path)
+    assert found(f"{path}?masks=1") == {}
+    assert main(["doctor", f"panoptic:{tmp_path}/val"]) == 0
+    said = capsys.readouterr().out
+    assert "3 images, 6 objects" in said
+    assert said.split("green")[1].split()[:2] == ["2", "2"]
+
+
+def test_every_fault_of_the_png_files_is_found(tmp_path):
+    path = stripes(tmp_path, [[("red", 16), ("blue", 64)]] * 6)
+    pngs = [path.with_suffix("") / f"{n}.png" for n in range(11, 17)]
+    edited(path, lambda c: c["annotations"][0]["segments_info"][0].update(id=77))
+    edited(path, lambda c: c["annotations"][0]["segments_info"][1].update(id=78))
+    pngs[1].unlink()
+    pngs[2].unlink()
+    pngs[3].write_bytes(pngs[3].read_bytes()[:60])
+    Image.new("RGB", (5, 5), (300 - 256, 1, 0)).save(pngs[4])
+    (tmp_path / "val" / "16.png").unlink()
+    kinds = found(path)
+    assert {kind: len(details) for kind, details in kinds.items()} == {
+        ("missing image", True): 1,
+        ("segment without a pixel", True): 4,
+        ("pixels of no listed segment", False): 3,
+        ("missing PNG", True): 2,
+        ("unreadable PNG", True): 1,
+        ("PNG of another size than stated", True): 1,
+    }
+    assert kinds["missing PNG", True] == [str(pngs[1]), str(pngs[2])]
+    assert "14.png: " in kinds["unreadable PNG", True][0]
+    assert "15.png is 5 x 5 pixels" in kinds["PNG of another size than stated", True][0]
+    assert kinds["segment without a pixel", True][:2] == [
+        f"{pngs[0]}: 77 is listed", f"{pngs[0]}: 78 is listed",
+    ]  # fmt: skip
+    for png in pngs:
+        png.unlink(missing_ok=True)
+    kinds = found(path)
+    assert "segments=DIR" in kinds["cannot be opened", True][0]
+    assert ("missing image", True) in kinds, "the images are examined all the same"
+
+
+@pytest.mark.parametrize(
+    ("change", "kind", "broken"),
+    [
+        ({"area": None}, "unusable area", False),
+        ({"category_id": 4}, "unknown category", True),
+        ({"bbox": [0, 0, 1]}, "unusable box", True),
+        ({"bbox": [70, 0, 5, 5]}, "box outside the image", False),
+        ({"id": 0}, "unusable segment id", True),
+        ({"id": "7"}, "unusable segment id", True),
+    ],
+)
+def test_each_fault_of_a_segment_is_found(tmp_path, change, kind, broken):
+    path = stripes(tmp_path)
+    edited(path, lambda c: c["annotations"][0]["segments_info"][0].update(change))
+    kinds = found(path)
+    kinds.pop(("pixels of no listed segment", False), None)
+    assert list(kinds) == [(kind, broken)]
+    assert "(image 11)" in kinds[kind, broken][0]
+
+
+def test_faults_of_the_panoptic_list_are_found(tmp_path):
+    def damage(content):
+        first, second, third = content["annotations"]
+        del first["segments_info"][0]["area"]
+        second["segments_info"].append(second["segments_info"][0])
+        third["segments_info"] = []
+        unknown = [third | {"image_id": image} for image in (99, [1])]
+        content["annotations"] += [second, *unknown, {"image_id": 14, "file_name": "14.png"}]
+        content["images"] += [content["images"][0] | {"id": n} for n in (14, 15)]
+
+    kinds = found(edited(stripes(tmp_path), damage))
+    assert set(kinds) == {
+        ("file listed twice", False),
+        ("segment without an area", False),
+        ("segment listed twice", True),
+        ("image annotated twice", True),
+        ("annotation of an unknown image", False),
+        ("annotation without segments", True),
+        ("image without an annotation", True),
+        ("image without segments", False),
+        ("pixels of no listed segment", False),
+    }
+    assert len(kinds["annotation of an unknown image", False]) == 2
+
+
+def test_the_doctor_says_how_panoptic_data_are_named(tmp_path, capsys):
+    path = stripes(tmp_path)
+    assert main(["doctor", str(path)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"open it as panoptic:{path}" in said
+    assert "unknown category" not in said
 
 
 AUGMENTATIONS = {
