@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Self
 
 import numpy as np
 
@@ -81,6 +82,9 @@ class CocoDataset:
 
     def coco(self) -> dict:
         return ground_truth(load_coco(self.path), self._table)
+
+    def without_masks(self) -> Self:
+        return type(self)(self.path, self.folder, self._table.without_masks())
 
 
 def find_annotations(location: str) -> Path:

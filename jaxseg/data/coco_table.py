@@ -1,7 +1,7 @@
 """Annotations as flat arrays: small to send to worker processes, quick to look up."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -87,6 +87,9 @@ class CocoTable:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def without_masks(self) -> Self:
+        return replace(self, segmentations=None)
 
     def object_ids(self, index: int) -> Sequence:
         """The annotation ids of an image's objects."""

@@ -79,6 +79,9 @@ class Dataset(Protocol):
     def coco(self) -> dict:
         """The ground truth as COCO's JSON has it: crowds included, the source's category ids."""
 
+    def without_masks(self) -> Self:
+        """The same, whose examples carry no masks; the ground truth keeps them."""
+
 
 SOURCES = {
     "coco": "jaxseg.data.coco:open_coco",

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from PIL import Image
@@ -140,6 +140,9 @@ class PanopticDataset:
 
     def coco(self) -> dict:
         return ground_truth(segment_objects(load_coco(self.path)), self.table)
+
+    def without_masks(self) -> Self:
+        return dataclasses.replace(self, masks=False)
 
     @cached_property
     def _segments(self) -> Mapping[int | str, list[dict]]:

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 
@@ -147,6 +148,9 @@ class Synthetic:
             "annotations": annotations,
             "categories": self.classes.to_categories(),
         }
+
+    def without_masks(self) -> Self:
+        return dataclasses.replace(self, masks=False)
 
     def _rng(self, index: int) -> np.random.Generator:
         key = np.asarray([self.seed, index], np.uint64)

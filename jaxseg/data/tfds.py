@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
@@ -103,6 +104,9 @@ class TfdsDataset:
 
     def coco(self) -> dict:
         return ground_truth(self._content, self._table)
+
+    def without_masks(self) -> Self:
+        return type(self)(self._source, self._table.without_masks(), self._content)
 
 
 def import_tfds():

@@ -12,6 +12,7 @@ from jaxseg.data.pack import pack
 from jaxseg.data.tfds import import_tfds
 from jaxseg.errors import UserError
 from tests.data.files import box, picture, two_images
+from tests.data.panoptic_files import stripes
 
 SQUARE = [[1, 1, 3, 1, 3, 3, 1, 3]]
 
@@ -50,6 +51,19 @@ def test_a_packed_data_set_gives_the_examples_and_ground_truth_of_its_source(tmp
     assert_same(packed, source)
     assert packed.coco() == source.coco()
     assert len(open_dataset(tmp_path / "packed")) == 2
+
+
+def test_every_source_gives_its_examples_without_their_masks(tmp_path):
+    pack({"train": examples(tmp_path)}, tmp_path / "packed")
+    names = ["synthetic:shapes?count=2&size=40", f"panoptic:{stripes(tmp_path / 'stripes')}"]
+    names += [f"tfds:{tmp_path}/packed/train", str(tmp_path / "source" / "instances.json")]
+    for name in names:
+        dataset = open_dataset(name, masks=True)
+        plain = dataset.without_masks()
+        assert dataset[0].masks.any(), name
+        assert plain[0].masks is None, name
+        np.testing.assert_array_equal(plain[0].boxes, dataset[0].boxes)
+        assert plain.coco() == dataset.coco()
 
 
 def test_the_records_alone_say_the_same(tmp_path):
