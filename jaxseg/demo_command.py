@@ -32,18 +32,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, draw, and say what to do next."""
     _check(args)
+    import jax
+
+    from jaxseg.parallel.shard import rounded_up
     from jaxseg.train.configs import load_config
 
-    scenes = load_config(CONFIG).data.val
+    data, devices = load_config(CONFIG).data, jax.device_count()
     trained, weights = args.out / "run", args.out / "run" / "best"
-    steps = [] if args.steps is None else [f"steps={args.steps}"]
-    status = _jaxseg("train", CONFIG, *steps, "--workdir", trained)
+    changes = _batches(data, devices)
+    changes += [] if args.steps is None else [f"steps={args.steps}"]
+    status = _jaxseg("train", CONFIG, *changes, "--workdir", trained)
     if status or not weights.is_dir():
         return status  # a signal stopped the training, which has said how to go on
-    if status := _jaxseg("eval", weights, _other(scenes, seed=2), "--batch-size", 20):
+    at_once = rounded_up(data.eval_batch_size, devices)
+    if status := _jaxseg("eval", weights, _other(data.val, seed=2), "--batch-size", at_once):
         return status
     # Finer than what it was trained on; the detector shrinks them.
-    pictures = _other(scenes, seed=3, count=12, size=288)
+    pictures = _other(data.val, seed=3, count=12, size=288)
     picture = _draw(weights, pictures, args.out, args.threshold)
     print(f"\nunseen images, and what was found in them: {picture}\n\n{_next(weights)}")
     return 0
@@ -56,6 +61,16 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--threshold must lie in [0, 1]; got {args.threshold}")
     check_folder("--out", args.out)
     check_installed()
+
+
+def _batches(data, devices: int) -> list[str]:
+    """Overrides of a config's batches that do not divide among the devices."""
+    from jaxseg.parallel.shard import rounded_up
+
+    sizes = {"batch_size": data.batch_size, "eval_batch_size": data.eval_batch_size}
+    return [
+        f"data.{name}={rounded_up(size, devices)}" for name, size in sizes.items() if size % devices
+    ]
 
 
 def _jaxseg(*words) -> int:

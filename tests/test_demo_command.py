@@ -3,12 +3,15 @@ import os
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 from PIL import Image
 
+from jaxseg import demo_command
 from jaxseg.checkpoints import from_pretrained
 from jaxseg.cli import main
 from jaxseg.program import install_line, program
+from jaxseg.train.configs import load_config
 
 
 def test_the_demo_trains_prints_a_table_and_draws_a_picture(tmp_path, capfd):
@@ -24,6 +27,33 @@ def test_the_demo_trains_prints_a_table_and_draws_a_picture(tmp_path, capfd):
     assert from_pretrained(out / "run" / "best").classes.names == ("circle", "square", "triangle")
     lines = (out / "run" / "metrics.jsonl").read_text().splitlines()
     assert any("eval/AP50" in json.loads(line) for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("devices", "train", "evaluate"),
+    [(1, [], 40), (8, [], 40), (6, ["data.batch_size=12", "data.eval_batch_size=42"], 42)],
+)
+def test_its_batches_divide_among_any_number_of_devices(
+    tmp_path, monkeypatch, devices, train, evaluate
+):
+    called = []
+
+    def jaxseg(*words):
+        called.append(words)
+        (tmp_path / "run" / "best").mkdir(parents=True, exist_ok=True)
+        return len(called) - 1  # the second command fails
+
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(demo_command, "_jaxseg", jaxseg)
+    assert main(["demo", "--out", str(tmp_path)]) == 1
+    assert list(called[0][2:-2]) == train
+    assert called[1][-2:] == ("--batch-size", evaluate)
+
+
+@pytest.mark.parametrize("name", ["dino/synthetic", "detr/synthetic", "detr/synthetic_masks"])
+def test_its_configs_divide_over_eight_devices(name):
+    data = load_config(name).data
+    assert data.batch_size % 8 == data.eval_batch_size % 8 == 0
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path, capsys):

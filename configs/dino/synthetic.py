@@ -46,7 +46,7 @@ def experiment() -> Experiment:
             transform=RandomFlip(),
             image=ImageConfig(short_side=SIZE, long_side=SIZE),
             max_targets=3,
-            eval_batch_size=20,
+            eval_batch_size=40,
         ),
         criterion=dataclasses.replace(CRITERION, loss_ce=3.0),
         optimizer=Optimizer(

@@ -22,8 +22,21 @@ def _waiting(coordinator: str | None, count: int | None, index: int | None) -> s
         return "looking for the other processes, as the cluster tells"
     if index:
         return f"process {index} of {count}: looking for process 0 at {coordinator}"
+    if count == 1:
+        return f"process 0 of 1, at {coordinator}: there are no others to wait for"
     missing = "process 1" if count == 2 else f"processes 1 to {count - 1}"
     return f"process 0 of {count}: waiting at {coordinator} for {missing}"
+
+
+def process_words(args: argparse.Namespace) -> list[str]:
+    """The options of `add_process_arguments` as this process was given them."""
+    named = {
+        "--coordinator": args.coordinator,
+        "--num-processes": args.num_processes,
+        "--process-id": args.process_id,
+    }
+    words = ["--distributed"] if args.distributed else []
+    return words + [w for name, x in named.items() if x is not None for w in (name, str(x))]
 
 
 def join_processes(args: argparse.Namespace) -> None:
@@ -41,6 +54,8 @@ def join_processes(args: argparse.Namespace) -> None:
             "--distributed where the cluster tells them"
         )
     count, index = args.num_processes, args.process_id
+    if count is not None and count < 1:
+        raise UserError(f"--num-processes must be 1 or more; got {count}")
     if None not in (count, index) and not 0 <= index < count:
         raise UserError(
             f"--process-id must be 0 to {count - 1} for --num-processes {count}; got {index}"

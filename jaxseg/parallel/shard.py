@@ -73,19 +73,32 @@ def global_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, micro_batches: int = 1) -> None:
+def check_batch_size(
+    batch_size: int, mesh: Mesh, micro_batches: int = 1, name: str = "batch_size"
+) -> None:
     """Every device must get as many rows as any other, in every micro-batch.
+
+    Args:
+      name: of the setting, for the error.
 
     Raises:
       UserError: it does not divide.
     """
     parts = batch_shards(mesh) * micro_batches
-    if batch_size < 1 or batch_size % parts:
-        sizes = " × ".join(f"{axis}={mesh.shape[axis]}" for axis in BATCH_AXES)
-        below, above = batch_size // parts * parts, -(-max(batch_size, 1) // parts) * parts
-        allowed = f"{below} or {above}" if below > 0 else str(above)
-        raise UserError(
-            f"a batch of {batch_size} does not divide over the mesh: {sizes} devices and "
-            f"{micro_batches} accumulated micro-batch(es) need a multiple of {parts}. "
-            f"Set data.batch_size to {allowed}, or change mesh.data, mesh.fsdp or accumulate"
-        )
+    if batch_size >= 1 and batch_size % parts == 0:
+        return
+    sizes = " × ".join(f"{axis}={mesh.shape[axis]}" for axis in BATCH_AXES)
+    accumulated = f" and {micro_batches} accumulated micro-batches" if micro_batches > 1 else ""
+    below, above = batch_size // parts * parts, rounded_up(max(batch_size, 1), parts)
+    allowed = f"{below} or {above}" if below > 0 else str(above)
+    others = ["mesh.data", "mesh.fsdp", *(["accumulate"] if micro_batches > 1 else [])]
+    raise UserError(
+        f"a batch of {batch_size} does not divide over the mesh: {sizes} devices{accumulated} "
+        f"need a multiple of {parts}. Set {name} to {allowed}, or change "
+        f"{', '.join(others[:-1])} or {others[-1]}"
+    )
+
+
+def rounded_up(batch_size: int, parts: int) -> int:
+    """The least multiple of `parts` that is not below `batch_size`."""
+    return -(-batch_size // parts) * parts

@@ -129,12 +129,13 @@ def prepare(experiment: Experiment) -> Session:
     check_settings(experiment)
     data = experiment.data
     mesh = experiment.mesh.build()
-    check_batch_size(data.batch_size, mesh, experiment.accumulate)
+    check_batch_size(data.batch_size, mesh, experiment.accumulate, name="data.batch_size")
     if data.eval_batch_size is not None and data.val is not None:
-        check_batch_size(data.eval_batch_size, mesh)
+        check_batch_size(data.eval_batch_size, mesh, name="data.eval_batch_size")
     options = {"numbering": data.numbering, "masks": data.masks}
     train_set = _opened("data.train", data.train, options)
-    val_set = None if data.val is None else _opened("data.val", data.val, options)
+    # Opened with masks, which must be there; evaluation has them from the ground truth.
+    val_set = None if data.val is None else _opened("data.val", data.val, options).without_masks()
     check_classes(train_set, val_set)
     if val_set is not None:
         check_metric(experiment.metric, val_set, data.masks)

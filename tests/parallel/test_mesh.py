@@ -1,3 +1,4 @@
+import argparse
 from types import SimpleNamespace
 
 import jax
@@ -6,6 +7,12 @@ import pytest
 
 from jaxseg.errors import UserError
 from jaxseg.parallel.mesh import MeshShape, loader_shard
+from jaxseg.parallel.processes import (
+    _waiting,
+    add_process_arguments,
+    join_processes,
+    process_words,
+)
 from jaxseg.parallel.shard import check_batch_size
 
 
@@ -44,10 +51,41 @@ def test_processes_with_overlapping_rows_are_an_error():
         loader_shard(mesh, 0)
 
 
-def test_a_batch_that_does_not_divide_names_the_sizes_that_do():
+def test_a_batch_that_does_not_divide_names_the_setting_and_the_sizes_that_do():
     mesh = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
     check_batch_size(16, mesh, micro_batches=2)
-    with pytest.raises(UserError, match=r"need a multiple of 8.*data.batch_size to 8 or 16"):
-        check_batch_size(12, mesh, micro_batches=2)
-    with pytest.raises(UserError, match=r"data.batch_size to 4"):
-        check_batch_size(3, mesh)
+    with pytest.raises(UserError, match=r"need a multiple of 8.*data.batch_size to 8 or 16.*accum"):
+        check_batch_size(12, mesh, micro_batches=2, name="data.batch_size")
+    with pytest.raises(UserError, match=r"data.eval_batch_size to 4, or") as caught:
+        check_batch_size(3, mesh, name="data.eval_batch_size")
+    assert "accumulate" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("h:1", 1, 0), "process 0 of 1, at h:1: there are no others"),
+        (("h:1", 2, 0), "process 0 of 2: waiting at h:1 for process 1"),
+        (("h:1", 3, 0), "waiting at h:1 for processes 1 to 2"),
+        (("h:1", 3, 2), "process 2 of 3: looking for process 0 at h:1"),
+    ],
+)
+def test_a_process_knows_whom_it_waits_for(given, said):
+    assert said in _waiting(*given)
+
+
+def test_the_options_of_a_process_can_be_given_again():
+    parser = argparse.ArgumentParser()
+    add_process_arguments(parser)
+    for words in (
+        [],
+        ["--distributed"],
+        ["--coordinator", "h:1", "--num-processes", "2", "--process-id", "0"],
+    ):
+        assert process_words(parser.parse_args(words)) == words
+
+
+def test_no_processes_at_all_are_refused():
+    given = argparse.Namespace(distributed=False, coordinator="h:1", num_processes=0, process_id=0)
+    with pytest.raises(UserError, match="--num-processes must be 1 or more; got 0"):
+        join_processes(given)
