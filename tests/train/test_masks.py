@@ -15,6 +15,7 @@ from jaxseg.params import flatten
 from jaxseg.train.configs import load_config
 from jaxseg.train.overrides import apply_overrides
 from jaxseg.train.session import prepare
+from tests.data.files import two_images
 from tests.data.panoptic_files import stripes
 from tests.small_detr import drawn
 from tests.train.processes import start
@@ -109,6 +110,16 @@ def test_what_the_stages_need_is_told_before_any_work(config, tmp_path):
     )
     with pytest.raises(UserError, match=r"draws no masks: set data\.masks=false"):
         prepare(experiment)
+
+
+def test_validation_needs_masks_and_does_not_decode_them(config, tmp_path):
+    start = ("load=()", "backbone=random")
+    session = prepare(apply_overrides(load_config(str(config)), start))
+    assert session.train_set[0].masks is not None
+    assert session.val_set[0].masks is None
+    assert session.evaluator() is not None
+    bare = two_images(tmp_path)
+    assert "has boxes but no masks" in refused(config, *start, f"data.val={bare}")
 
 
 def test_boxes_of_things_and_stuff_are_trained_on_panoptic_data(config, tmp_path):
