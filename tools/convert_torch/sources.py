@@ -108,10 +108,9 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
         inferred = infer_anchors(table, state, args, path.name, model, num_heads)
     else:
         inferred = infer_detr(state, args, path.name, model, num_heads)
-    converted = convert(
-        TABLES[table], state, build_model(inferred.name, inferred.kwargs, str(path))
-    )
-    labels = build_model(inferred.name, inferred.kwargs, str(path)).num_classes
+    built = build_model(inferred.name, inferred.kwargs, str(path))
+    converted = convert(TABLES[table], state, built)
+    labels = built.num_classes
     return Source(
         flatten(converted.params),
         inferred.name,
