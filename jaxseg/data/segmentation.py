@@ -59,22 +59,24 @@ def drawable(segmentation: Any) -> Any:
 def encode_mask(mask: np.ndarray) -> dict:
     """A bool (h, w) mask as compressed run lengths, {"size": [h, w], "counts": str}."""
     flat = np.asarray(mask, bool).ravel(order="F")
-    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    runs = np.diff(np.concatenate([[0], changes, [flat.size]])).tolist()
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     # The first run is of pixels outside.
-    return {"size": list(mask.shape), "counts": _compressed([0, *runs] if flat[:1].any() else runs)}
+    start = [0, 0] if flat[:1].any() else [0]
+    runs = np.diff(np.concatenate([start, edges, [flat.size]]))
+    return {"size": list(mask.shape), "counts": _compressed(runs)}
 
 
-def _compressed(runs: list[int]) -> str:
+def _compressed(runs: np.ndarray) -> str:
     """COCO's string: differences to the run before the last, five bits a letter, low ones first."""
-    letters = []
-    for n, run in enumerate(runs):
-        rest, more = run - (runs[n - 2] if n > 2 else 0), True
-        while more:
-            bits, rest = rest & 31, rest >> 5
-            more = rest != (-1 if bits & 16 else 0)
-            letters.append(chr(48 + bits + 32 * more))
-    return "".join(letters)
+    rest = runs.copy()
+    rest[3:] -= runs[1:-2]
+    letters, written, more = [], [], np.ones(len(rest), bool)
+    while more.any():  # once for each letter of the longest run
+        bits, rest = rest & 31, rest >> 5
+        written.append(more)
+        more = more & (rest != np.where(bits & 16, -1, 0))
+        letters.append((48 + bits + 32 * more).astype(np.uint8))
+    return np.stack(letters, 1)[np.stack(written, 1)].tobytes().decode("ascii")
 
 
 class Problem(NamedTuple):

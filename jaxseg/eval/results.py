@@ -1,6 +1,7 @@
 """From arrays of detections to the records that COCO's tools exchange as JSON."""
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 
@@ -15,6 +16,7 @@ def coco_records(
     category_ids: Sequence[int | None],
     sizes: np.ndarray | None = None,
     mask_of: Callable[[int, int], np.ndarray] | None = None,
+    pool: Executor | None = None,
 ) -> list[dict]:
     """One record {image_id, category_id, bbox, score[, segmentation]} per detection.
 
@@ -27,6 +29,7 @@ def coco_records(
         if the canvas is the image.
       mask_of: (row, detection) to its mask (h, w), where `detections` hold none: all masks of a
         large image at once would take gigabytes.
+      pool: whose threads draw and encode the masks; the records are the same.
 
     Boxes become xywh in pixels, rounded to a thousandth: float32 corners are not exact beyond
     that, and their noise would move overlaps that lie on a threshold (COCO's published example
@@ -40,7 +43,9 @@ def coco_records(
     finite = np.isfinite(boxes).all(-1) & np.isfinite(scores)
     warn_not_finite(finite)
     xywh = np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], -1).round(3)
-    records = []
+    if masks is not None and mask_of is None:
+        mask_of = lambda row, q: _cut(masks[row, q], sizes, row)  # noqa: E731
+    records, places = [], []
     for row, image_id in enumerate(image_ids):
         for q in np.flatnonzero(finite[row]):
             label = labels[row, q]
@@ -53,11 +58,13 @@ def coco_records(
                 "bbox": xywh[row, q].tolist(),
                 "score": scores[row, q].item(),
             }
-            if mask_of is not None:
-                record["segmentation"] = encode_mask(mask_of(row, q))
-            elif masks is not None:
-                record["segmentation"] = encode_mask(_cut(masks[row, q], sizes, row))
             records.append(record)
+            places.append((row, q))
+    if mask_of is not None:
+        each = map if pool is None else pool.map
+        encoded = each(lambda place: encode_mask(mask_of(*place)), places)
+        for record, segmentation in zip(records, encoded, strict=True):
+            record["segmentation"] = segmentation
     return records
 
 

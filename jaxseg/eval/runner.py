@@ -1,7 +1,9 @@
 """Run a detector over a data set and compare it with the ground truth."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -19,6 +21,9 @@ from jaxseg.predict.masks import ImageMasks, QueryMasks
 from jaxseg.predict.preprocess import Size
 from jaxseg.structures import Batch, Detections
 from jaxseg.typing import PyTree
+
+# That draw masks: numpy works without Python's lock for the most part.
+THREADS = min(8, os.cpu_count() or 1)
 
 
 class Answer(NamedTuple):
@@ -111,11 +116,10 @@ class Evaluator:
         Raises:
           RuntimeError: an image of the data set was not evaluated by any process.
         """
-        found = Found({}, {})
         clock = Clock()
         context = jax.default_matmul_precision(self.precision) if self.precision else nullcontext()
-        with context, self._bar(title) as bar:
-            waiting = None
+        with context, self._bar(title) as bar, ThreadPoolExecutor(THREADS) as pool:
+            found, waiting = Found({}, {}, pool), None
             for batch in self.batches():
                 answer = clock.call(self.detect, params, batch)
                 # Read the previous answer while the device computes this one.
@@ -169,15 +173,22 @@ class Evaluator:
                 mask_of = lambda _, q: masks.instances(np.asarray([q]))[0]  # noqa: E731
             if self.judge.panoptic is not None:
                 found.matches[index] = self.judge.matches(masks, index)
-        records = coco_records(one, [self.image_ids[index]], self.category_ids, mask_of=mask_of)
-        found.detections[index] = records
+        found.detections[index] = coco_records(
+            one, [self.image_ids[index]], self.category_ids, mask_of=mask_of, pool=found.pool
+        )
 
 
 class Found(NamedTuple):
-    """Records by position of their image: of detections, and of matched segments."""
+    """What has been found so far.
+
+    Attributes:
+      detections, matches: records by position of their image; matches are of segments.
+      pool: threads that draw masks.
+    """
 
     detections: dict[int, list[Record]]
     matches: dict[int, list[Record]]
+    pool: ThreadPoolExecutor
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """The evaluator against the COCO API's published example and against pycocotools."""
 
+import dataclasses
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from jaxseg.data.segmentation import encode_mask
 from jaxseg.errors import UserError
 from jaxseg.eval.categories import distinct_names
 from jaxseg.eval.coco_ap import METRICS, _per_class, coco_table
+from jaxseg.eval.results import coco_records
+from jaxseg.structures import Detections
 from tests.eval.example import example, example_batches
 
 
@@ -214,6 +218,28 @@ def test_many_categories_and_objects_take_no_more_than_their_sum():
 def test_a_mask_survives_its_encoding():
     from pycocotools import mask as oracle
 
-    mask = np.random.default_rng(0).random((7, 5)) > 0.5
-    encoded = json.loads(json.dumps(encode_mask(mask)))
-    np.testing.assert_array_equal(oracle.decode(encoded).astype(bool), mask)
+    rng = np.random.default_rng(0)
+    long = np.zeros((900, 700), bool)
+    long[850:, 300:] = rng.random((50, 400)) > 0.5
+    sizes = rng.integers(1, 30, (60, 2))
+    masks = [rng.random(size) < share for size in sizes for share in (0.0, 0.1, 0.6, 1.0)]
+    for mask in (long, ~long, *masks):
+        encoded = json.loads(json.dumps(encode_mask(mask)))
+        np.testing.assert_array_equal(oracle.decode(encoded).astype(bool), mask)
+        theirs = oracle.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+        assert encoded["counts"] == theirs.decode()
+
+
+def test_threads_change_no_record():
+    rng = np.random.default_rng(0)
+    boxes = rng.uniform(0, 50, (2, 9, 4)).astype(np.float32)
+    labels = np.tile(np.arange(9, dtype=np.int32) % 3, (2, 1))
+    found = Detections(boxes, rng.random((2, 9), np.float32), labels)
+    masks = rng.random((2, 9, 40, 30)) > 0.5
+    of = (found, ["a", "b"], (3, None, 5))
+    alone = coco_records(*of, mask_of=lambda row, q: masks[row, q])
+    with ThreadPoolExecutor(4) as pool:
+        assert coco_records(*of, mask_of=lambda row, q: masks[row, q], pool=pool) == alone
+    inside = coco_records(dataclasses.replace(found, masks=masks), *of[1:])
+    assert inside == alone
+    assert len({record["segmentation"]["counts"] for record in alone}) == len(alone) == 12
