@@ -1,5 +1,6 @@
 """What settings and data must fulfil before anything is written."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from jaxseg.eval.panoptic import METRICS as PANOPTIC_METRICS
 from jaxseg.losses.criterion import FocalClasses, SetCriterion, SoftmaxClasses
 from jaxseg.params import abstract_output
 from jaxseg.predict.masks import predicts_masks
+from jaxseg.train.configs import config_names
+from jaxseg.train.describe import describe
 from jaxseg.train.experiment import Data, Experiment
 
 AT_LEAST_1 = (
@@ -20,6 +23,8 @@ AT_LEAST_1 = (
     "data.batch_size", "data.max_targets", "data.eval_batch_size", "data.eval_limit",
     "data.image.short_side", "data.image.long_side",
 )  # fmt: skip
+# Where a family's configs lie, if not in the folder of its name.
+FOLDERS = {"dab_deformable_detr": "dab_detr"}
 # What a model may have in its training output, the setting of its losses, and its name.
 LOSSES = {
     "first_stage": ("criterion.first_stage", "the encoder's own predictions"),
@@ -45,6 +50,42 @@ def check_settings(experiment: Experiment) -> None:
         raise UserError(f"dtype must be float32, bfloat16 or float16; got {experiment.dtype!r}")
     if experiment.init is not None and experiment.backbone is not None:
         raise UserError("init holds a backbone already: give init or backbone, not both")
+    _check_sizes("data.transform", experiment.data.transform)
+    _check_size("data.buckets", experiment.data.buckets)
+    _check_at_once(experiment.model)
+
+
+def _check_sizes(name: str, transform: Any) -> None:
+    """Raise `UserError` if a length in a transform or its parts is no number of pixels."""
+    if isinstance(transform, tuple):
+        for i, part in enumerate(transform):
+            _check_sizes(f"{name}[{i}]", part)
+    if not dataclasses.is_dataclass(transform):
+        return
+    for field in dataclasses.fields(transform):
+        check = _check_size if "pixels" in field.metadata else _check_sizes
+        check(f"{name}.{field.name}", getattr(transform, field.name))
+
+
+def _check_size(name: str, value: Any) -> None:
+    """Raise `UserError` if a length, or one of several, is no number of pixels; None is none."""
+    if isinstance(value, tuple | list):
+        if not value:
+            raise UserError(f"{name} must have one size or more; got {value}")
+        for item in value:
+            _check_size(name, item)
+    elif value is not None and value < 1:
+        raise UserError(f"{name} must be 1 or more; got {value}")
+
+
+def _check_at_once(model: nn.Module | None) -> None:
+    """Raise `UserError` if a mask head shall draw the queries in parts that do not add up."""
+    at_once = getattr(getattr(model, "mask_head", None), "queries_at_once", None)
+    if at_once is not None and (at_once < 1 or model.num_queries % at_once):
+        raise UserError(
+            f"model.mask_head.queries_at_once must divide the model's {model.num_queries} queries; "
+            f"got {at_once}: take a divisor, or none for all at once"
+        )
 
 
 def check_metric(metric: str, val_set: Dataset, masks: bool) -> None:
@@ -108,20 +149,42 @@ def check_criterion(criterion: SetCriterion, model: nn.Module, params: Mapping) 
 
 
 def _recipes(model: nn.Module) -> str:
-    package, _, family = type(model).__module__.rpartition(".")
-    return f", as the configs {family}/... do" if package.startswith("jaxseg.models") else ""
+    """A hint at the configs that train such models, if there are any."""
+    try:
+        family = describe(model)[0].split(".")[0]
+    except UserError:
+        return ""
+    folder = FOLDERS.get(family, family)
+    there = any(name.startswith(f"{folder}/") for name in config_names())
+    return f", as the configs {folder}/... do" if there else ""
 
 
 def check_classes(train_set: Dataset, val_set: Dataset | None) -> None:
     """Raise `UserError` if the two have other categories."""
     if val_set is None or val_set.classes == train_set.classes:
         return
-    unknown = [name for name in val_set.classes.names if name not in train_set.classes.names]
+    train, val = _categories(train_set), _categories(val_set)
+    alone = {
+        name: [text for text in ours if text not in theirs]
+        for name, ours, theirs in (("data.train", train, val), ("data.val", val, train))
+    }
+    differences = (f"only {name} has {_some(texts)}" for name, texts in alone.items() if texts)
     raise UserError(
-        f"data.train and data.val have other categories: {len(train_set.classes)} against "
-        f"{len(val_set.classes)}, of which only data.val has {', '.join(unknown) or 'none'}. "
-        "Give both files the same categories list"
+        f"data.train and data.val have other categories ({len(train)} and {len(val)}): "
+        f"{'; '.join(differences)}. Give both files the same categories list"
     )
+
+
+def _categories(dataset: Dataset) -> list[str]:
+    return [
+        f"{category['name']} (id {category['id']}{'' if category.get('isthing', 1) else ', stuff'})"
+        for category in dataset.classes.to_categories()
+    ]
+
+
+def _some(texts: list[str], most: int = 5) -> str:
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more
 
 
 def check_buckets(buckets, model: nn.Module) -> None:

@@ -149,6 +149,8 @@ def fails(capsys, tmp_path, *arguments):
         ("data.workers=-1", "data.workers must be 0 or more; got -1"),
         ("data.max_targets=-1", "data.max_targets must be 1 or more; got -1"),
         ("data.image.short_side=0", "data.image.short_side must be 1 or more; got 0"),
+        ("data.buckets=()", "data.buckets must have one size or more; got ()"),
+        ("data.buckets=((64,0),)", "data.buckets must be 1 or more; got 0"),
         ("data.batch_size=0", "data.batch_size must be 1 or more; got 0"),
         ("epochs=0", "epochs must be above 0"),
         ("metric=AP5", "metric is one of AP, AP50"),
@@ -169,6 +171,11 @@ def test_losses_of_another_family_are_refused_with_the_right_ones(config, capsys
         "criterion=SetCriterion(classes=FocalClasses())": "the model (Detr) has 7 outputs for 6 "
         "classes, which FocalClasses does not score: criterion.classes must be SoftmaxClasses(), "
         "as the configs detr/... do",
+        "model=dab_deformable_detr.r50(num_classes=0), backbone='random'": "must be "
+        "FocalClasses(), as the configs dab_detr/... do",
+        "model=dn_detr.r50(num_classes=0), backbone='random', "
+        "criterion=SetCriterion(classes=FocalClasses())": "trains with noised objects, for which "
+        "the criterion has no losses: set criterion.denoising, as the configs dn_detr/... do",
         "model=dino.tiny(num_classes=0)": "the model (Dino) has 6 outputs for 6 classes, which "
         "SoftmaxClasses does not score: criterion.classes must be FocalClasses(), as the configs "
         "dino/... do",
@@ -182,7 +189,7 @@ def test_losses_of_another_family_are_refused_with_the_right_ones(config, capsys
         "predictions, which the model (Detr) does not make: set criterion.first_stage=none",
     }
     imports = (
-        "import dataclasses\nfrom jaxseg.models import dino\n"
+        "import dataclasses\nfrom jaxseg.models import dab_deformable_detr, dino, dn_detr\n"
         "from jaxseg.losses.criterion import FirstStage, FocalClasses, SetCriterion\n"
     )
     for number, (fields, message) in enumerate(said.items()):

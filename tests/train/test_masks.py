@@ -105,6 +105,9 @@ def test_what_the_stages_need_is_told_before_any_work(config, tmp_path):
     said = refused(config, f"init={others}")
     assert "class_embed/bias would start from random weights" in said
     assert "metric is one of AP" in refused(config, "metric=PQ")
+    for at_once in (0, -1, 4):
+        wrong = (f"init={others}", f"model.mask_head.queries_at_once={at_once}")
+        assert f"must divide the model's 6 queries; got {at_once}" in refused(config, *wrong)
     experiment = dataclasses.replace(
         load_config(str(config)), model=build("detr.tiny", **FIELDS), load=(), optimizer=None
     )
