@@ -96,6 +96,25 @@ def collate(
     )
 
 
+def pack_masks(batch: Batch) -> tuple[Batch, np.ndarray | None]:
+    """A batch without masks, and the masks of its real targets with eight pixels in a byte."""
+    targets = batch.targets
+    if targets.masks is None:
+        return batch, None
+    bits = np.packbits(targets.masks[targets.mask], axis=-1)
+    return batch.replace(targets=targets.replace(masks=None)), bits
+
+
+def unpack_masks(batch: Batch, bits: np.ndarray | None) -> Batch:
+    """The batch that `pack_masks` was given."""
+    if bits is None:
+        return batch
+    targets, (height, width) = batch.targets, batch.images.mask.shape[1:]
+    masks = np.zeros((*targets.mask.shape, height, width), bool)
+    masks[targets.mask] = np.unpackbits(bits, axis=-1, count=width).view(bool)
+    return batch.replace(targets=targets.replace(masks=masks))
+
+
 def to_cxcywh(boxes: np.ndarray, size: Size) -> np.ndarray:
     """xyxy in pixels to cxcywh as fractions of (h, w); float32 (n, 4)."""
     low, high = boxes[:, :2], boxes[:, 2:]

@@ -60,6 +60,22 @@ def test_worker_processes_change_nothing():
         assert_equal(batch, make().batch(step))
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_masks_that_wait_are_bits_of_real_objects_and_arrive_whole(workers):
+    dataset = open_dataset("synthetic:shapes?count=8&size=48&vary=0.4&objects=3&masks=1")
+    # A width that fills no whole number of bytes.
+    settings = {"masks": True, "max_targets": 60, "buckets": ((64, 67),), "workers": workers}
+    loader = make(dataset, **settings)
+    for step, batch in enumerate(loader.iterate(0, 2)):
+        expected = loader.batch(step)
+        assert_equal(batch, expected)
+        assert batch.targets.masks.shape == (4, 60, 64, 67)
+        assert batch.targets.masks.any((2, 3)).sum() == batch.targets.mask.sum() > 4
+    waiting = loader._attempt(2, 1)
+    assert waiting.batch.targets.masks is None
+    assert waiting.bits.nbytes == expected.targets.mask.sum() * 64 * 9
+
+
 def test_hosts_together_have_the_batch_of_one():
     hosts = [make(process_index=i, process_count=2) for i in range(2)]
     for step in range(6):
