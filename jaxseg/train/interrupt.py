@@ -17,28 +17,45 @@ class Stopped(Exception):
 
 
 class Interrupt:
-    """While entered, the first signal sets `requested`; a second SIGINT interrupts at once.
+    """While entered, the first signal asks to stop; a second SIGINT interrupts at once.
 
-    With several processes nothing is installed: one of them must not stop alone, and JAX's
-    own handler tells all of them (`Checkpoints.reached_preemption`). Outside the main thread
+    With several processes none may stop alone: JAX's own handler of SIGTERM tells all of them
+    (`Checkpoints.reached_preemption`), and SIGINT is passed on to it. Outside the main thread
     Python allows no handlers.
+
+    Attributes:
+      received: the name of the first signal that this process got.
     """
 
     def __init__(self):
-        self.requested: str | None = None
+        self.received: str | None = None
+        self._alone = jax.process_count() == 1
         self._previous = {}
 
+    @property
+    def requested(self) -> str | None:
+        """The signal on which this process may stop by itself."""
+        return self.received if self._alone else None
+
     def __enter__(self) -> "Interrupt":
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in self._own()}
         return self
 
     def __exit__(self, *_) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def _own(self) -> tuple[signal.Signals, ...]:
+        if self._alone:
+            return SIGNALS
+        # Without JAX's handler a SIGTERM would end this process at once.
+        return (signal.SIGINT,) if jax.config.jax_enable_preemption_service else ()
+
     def _note(self, number, frame) -> None:
         del frame
-        if self.requested is not None and number == signal.SIGINT:
+        if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = signal.Signals(number).name
+        self.received = signal.Signals(number).name
+        if not self._alone:
+            signal.raise_signal(signal.SIGTERM)

@@ -182,7 +182,7 @@ class Trainer:
         """Raises `Stopped` if the run is asked to stop, in all processes at the same call."""
         self._polls += 1
         if self._checkpoints.reached_preemption(self._polls):
-            raise Stopped("preemption")
+            raise Stopped(self._interrupt.received or "preemption")
         if self._interrupt.requested is not None:
             raise Stopped(self._interrupt.requested)
 

@@ -58,8 +58,12 @@ def test_what_two_processes_saved_one_resumes(folders):
     assert "at 24" in said
 
 
-def test_sigterm_to_one_process_stops_both_with_everything_saved(tmp_path):
-    said = run_two(tmp_path, "--kill", "SIGTERM", 5, 0)
-    ends = [text.split("interrupted: preemption at ")[1].split()[0] for text in said]
+@pytest.mark.parametrize(("number", "word"), [("SIGTERM", "preemption"), ("SIGINT", "SIGINT")])
+def test_a_signal_to_one_process_stops_both_with_everything_saved(tmp_path, number, word):
+    said = run_two(tmp_path, "--kill", number, 5, 0)
+    ends = [
+        text.split(f"interrupted: {why} at ")[1].split()[0]
+        for text, why in zip(said, (word, "preemption"), strict=True)
+    ]
     assert ends[0] == ends[1]
     assert (tmp_path / "checkpoints" / "latest" / ends[0]).is_dir()
