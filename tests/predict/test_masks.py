@@ -16,8 +16,10 @@ from jaxseg.data.segmentation import decode_segmentation
 from jaxseg.errors import UserError
 from jaxseg.predict import Detector, Prediction, Scene, draw, draw_scene
 from jaxseg.predict.draw_scene import scene_colors
+from jaxseg.predict.masks import ImageMasks, QueryMasks
 from jaxseg.predict.panoptic import Segment
 from jaxseg.predict.panoptic_form import PanopticFiles
+from jaxseg.predict.result import NotFinite
 from jaxseg.predict.tags import class_color
 from tests.data.panoptic_files import CATEGORIES, stripes
 from tests.predict import supervision_stub
@@ -211,6 +213,46 @@ def test_the_command_draws_masks_and_divides_scenes(tmp_path, monkeypatch, capsy
 
 
 def test_detections_that_are_not_finite_draw_no_mask():
-    broken = {"gain": jnp.float32(np.nan)}
-    found = Detector(StripeFinder(), broken, CLASSES, IMAGE)(SMALL)
+    detector = Detector(StripeFinder(), {"gain": jnp.float32(np.nan)}, CLASSES, IMAGE)
+    with pytest.warns(NotFinite, match="the masks of 3 of 3 queries are not finite"):
+        found = detector(SMALL)
+    assert len(found) == 3
     assert not found.masks.any()
+    with pytest.warns(NotFinite):
+        assert len(detector.panoptic(SMALL)) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("part", ["logits", "class_logits"])
+def test_only_queries_that_are_not_finite_take_no_part_in_a_scene(part, value):
+    arrays = {
+        "logits": np.full((1, 3, 16, 16), -5, np.float32),
+        "class_logits": np.asarray([[[9, 0, 0], [9, 0, 0], [0, 9, 0]]], np.float32),
+    }
+    arrays["logits"][0, 0, :, :8] = arrays["logits"][0, 1, :, 8:] = arrays["logits"][0, 2] = 5
+    arrays[part][0, 2, ..., 1] = value
+
+    def divided():
+        masks = ImageMasks.of(QueryMasks(**arrays), 0, (64, 64), (64, 64), (64, 64), exact=True)
+        return masks, masks.panoptic((True, True))
+
+    with pytest.warns(NotFinite, match="1 of 3"):
+        masks, found = divided()
+    assert found.queries.tolist() == [0, 1]
+    assert found.areas.sum() == 64 * 64
+    instances = masks.instances(np.asarray([2]))
+    assert instances.all() == (part == "class_logits")
+
+
+@pytest.mark.parametrize("part", ["class_embed", "mask_head"])
+def test_scenes_of_damaged_weights_are_refused_by_the_command(tmp_path, monkeypatch, capsys, part):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    weights = save_tiny(tmp_path / "weights", part, "detr.tiny_masks", stuff=[2])
+    photos = stripes(tmp_path / "data", [[("red", 64)]]).parents[1] / "val"
+    scenes = tmp_path / "scenes.json"
+    call = ["predict", str(photos), "--weights", str(weights), "--out", str(tmp_path / "out")]
+    assert cli.main([*call, "--panoptic", str(scenes)]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "are not finite" in said
+    assert "the weights are damaged" in said
+    assert not scenes.exists()
