@@ -1,6 +1,7 @@
 """A model that finds stripes of pure colours, with masks: no learning needed."""
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from jaxseg.checkpoints import ImageConfig
@@ -9,7 +10,7 @@ from jaxseg.structures import DetectorOutput, Features, Images
 
 # Pixels pass through unchanged, so that the model can read colours.
 IMAGE = ImageConfig((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 64, 107)
-PARAMS = {"gain": jnp.float32(1.0)}
+PARAMS = {"gain": np.float32(1.0)}
 
 
 class StripeFinder(nn.Module):

@@ -18,7 +18,7 @@ from jaxseg.eval.mask_judge import mask_judge
 from jaxseg.eval.runner import Answer, Evaluator
 from jaxseg.ops.images import normalize
 from jaxseg.parallel.mesh import loader_shard
-from jaxseg.parallel.shard import check_batch_size, global_batch
+from jaxseg.parallel.shard import batch_sharding, check_batch_size, global_batch
 from jaxseg.predict.masks import predicts_masks, query_masks
 from jaxseg.predict.preprocess import Size, default_buckets, resized_size
 from jaxseg.pretrained import ImageConfig
@@ -74,7 +74,6 @@ def make_evaluator(
     image = image or ImageConfig()
     buckets = buckets or default_buckets(image.short_side, image.long_side, model.stride)
     loader = _loader(dataset, image, batch_size, buckets, mesh, workers)
-    processes, process = jax.process_count(), jax.process_index()
     truth = dataset.coco()
     judge = None
     if masks and predicts_masks(model):
@@ -85,8 +84,7 @@ def make_evaluator(
         image_ids=dataset.image_ids,
         category_ids=tuple(category_ids),
         ground_truth=truth,
-        # On a mesh every process holds all answers, so each reports every n-th of them.
-        share=lambda position: mesh is None or position % processes == process,
+        share=_share(mesh),
         precision=precision,
         progress=progress,
         judge=judge,
@@ -117,6 +115,16 @@ def _loader(
     )
 
 
+def _share(mesh: Mesh | None) -> Callable[[int], bool]:
+    """Which positions a process reports: of n processes that hold the same rows, every n-th."""
+    if mesh is None:
+        return lambda position: True
+    own, processes = loader_shard(mesh)[0], sorted({d.process_index for d in mesh.devices.flat})
+    alike = [process for process in processes if loader_shard(mesh, process)[0] == own]
+    rank = alike.index(jax.process_index())
+    return lambda position: position % len(alike) == rank
+
+
 def _detect(
     model: nn.Module, image: ImageConfig, mesh: Mesh | None, masks: bool
 ) -> Callable[[PyTree, Batch], Answer]:
@@ -126,11 +134,14 @@ def _detect(
         detections = model.detections(output, batch.original_sizes)
         drawn = query_masks(model, output) if masks else None
         sizes = batch.sizes, batch.original_sizes
-        return Answer(detections, batch.index, batch.mask, drawn, *sizes)
+        return Answer(detections, batch.index, batch.mask, batch.mask.sum(), drawn, *sizes)
 
     if mesh is None:
         return jax.jit(forward)
-    compiled = jax.jit(forward, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    # Masks are large: each process judges the rows that its own devices computed.
+    rows, everywhere = batch_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+    shardings = Answer(*[rows] * len(Answer._fields))._replace(count=everywhere)
+    compiled = jax.jit(forward, out_shardings=shardings)
     return lambda params, batch: compiled(params, global_batch(batch, mesh))
 
 

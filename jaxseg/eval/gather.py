@@ -1,4 +1,6 @@
-"""Exact gathering over processes: every image once, whoever saw it and however often."""
+"""What a process has of a batch on a mesh, and exact gathering over processes: every image once,
+whoever saw it and however often.
+"""
 
 import json
 import zlib
@@ -6,7 +8,28 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from jaxseg.typing import PyTree
+
 Record = dict
+
+
+def local_rows(batch: PyTree) -> PyTree:
+    """The rows of a global batch that this process's devices hold, each once, as numpy arrays.
+
+    Arrays that lie whole on every device are given whole.
+    """
+    import jax
+
+    parts = jax.device_get(jax.tree.map(_local_parts, batch))
+    joined = lambda rows: rows[0] if len(rows) == 1 else np.concatenate(rows)  # noqa: E731
+    return jax.tree.map(joined, parts, is_leaf=lambda x: isinstance(x, list))
+
+
+def _local_parts(array) -> list:
+    # Devices along "tensor" hold the same rows.
+    first = (lambda shard: shard.index[0].start or 0) if array.ndim else lambda shard: 0
+    parts = {first(shard): shard.data for shard in array.addressable_shards}
+    return [parts[start] for start in sorted(parts)]
 
 
 def gather_bytes(payload: bytes) -> list[bytes]:

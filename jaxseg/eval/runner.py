@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxseg.eval.coco_ap import CocoTable, Record, coco_table
-from jaxseg.eval.gather import gather_records
+from jaxseg.eval.gather import gather_records, local_rows
 from jaxseg.eval.mask_judge import MaskJudge
 from jaxseg.eval.panoptic import PanopticTable, panoptic_table
 from jaxseg.eval.results import coco_records
@@ -27,12 +27,13 @@ THREADS = min(8, os.cpu_count() or 1)
 
 
 class Answer(NamedTuple):
-    """What one call of the model tells about a batch.
+    """What one call of the model tells about a batch, row by row; on a mesh of all processes.
 
     Attributes:
       detections: in pixels of the original images.
       index: position of each image in its data set.
       mask: True on real images, False on rows that fill up the batch.
+      count: of the real images.
       masks: of the queries, if masks are judged.
       sizes, original_sizes: (h, w) of each image on the canvas and in its file.
     """
@@ -40,6 +41,7 @@ class Answer(NamedTuple):
     detections: Detections
     index: jax.Array
     mask: jax.Array
+    count: jax.Array
     masks: QueryMasks | None = None
     sizes: jax.Array | None = None
     original_sizes: jax.Array | None = None
@@ -88,7 +90,7 @@ class Evaluator:
       image_ids: of all images, as the data set writes them.
       category_ids: the data set's category of each label of the model, None for no category.
       ground_truth: COCO's JSON form.
-      share: which positions this process reports, of those that it has answers for.
+      share: which positions this process reports, of those whose rows it holds.
       precision: of matrix products (`jax.default_matmul_precision`); None leaves it alone.
       progress: show a bar on the terminal of process 0.
       judge: of masks, if they are judged.
@@ -153,15 +155,15 @@ class Evaluator:
         return tqdm(desc=title, total=total, unit="image", leave=False, disable=quiet or None)
 
     def _collect(self, waiting: tuple[Answer, Size] | None, found: "Found") -> int:
-        """Add this process's share of an answer to `found`; how many images that were."""
+        """Add this process's share of an answer to `found`; how many images the answer had."""
         if waiting is None:
             return 0
-        answer, canvas = jax.device_get(waiting[0]), waiting[1]
+        answer, canvas = local_rows(waiting[0]), waiting[1]
         for row in np.flatnonzero(answer.mask):
             index = int(answer.index[row])
             if self.share(index):
                 self._collect_image(answer, int(row), index, canvas, found)
-        return int(np.count_nonzero(answer.mask))
+        return int(answer.count)
 
     def _collect_image(self, answer: Answer, row: int, index: int, canvas: Size, found) -> None:
         one = jax.tree.map(lambda x: x[row : row + 1], answer.detections)

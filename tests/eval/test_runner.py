@@ -14,6 +14,8 @@ from jaxseg.errors import UserError
 from jaxseg.eval.build import First, make_evaluator
 from jaxseg.eval.categories import match_categories
 from jaxseg.predict import Detector
+from tests import stripe_finder
+from tests.data.panoptic_files import stripes
 from tests.eval.test_gather import run_two
 from tests.eval.toy import IMAGE, ColourFinder, Rectangles
 from tests.train.processes import start
@@ -98,14 +100,36 @@ def test_a_mesh_gives_the_same_records():
     assert "ok: the same records" in said.splitlines(), said
 
 
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The panoptic data set, and what each of two processes found, by the way they went."""
+    path = stripes(tmp_path_factory.mktemp("stripes"))
+    outputs = run_two("tests.eval.runner_worker", str(path))
+    return path, [json.loads(output.splitlines()[-1]) for output in outputs]
+
+
 @pytest.mark.parametrize("way", ["mesh", "alone"])
-def test_two_processes_see_every_image_once_and_agree(way):
+def test_two_processes_see_every_image_once_and_agree(two_processes, way):
     expected = evaluator(batch_size=2).evaluate(PARAMS)
-    for output in run_two("tests.eval.runner_worker", way):
-        answer = json.loads(output.splitlines()[-1])
-        assert answer["images"] == 7
-        assert answer["records"] == expected.records
-        assert answer["AP"] == expected.table.stats["AP"]
+    for process in two_processes[1]:
+        assert process[way]["images"] == 7
+        assert process[way]["records"] == expected.records
+        assert process[way]["AP"] == expected.table.stats["AP"]
+
+
+@pytest.mark.parametrize(("way", "rows"), [("masks", 1), ("tensor", 2)])
+def test_two_processes_judge_the_masks_of_their_own_rows(two_processes, way, rows):
+    path, answers = two_processes
+    dataset = open_dataset(f"panoptic:{path}")
+    model, image = stripe_finder.StripeFinder(), stripe_finder.IMAGE
+    expected = make_evaluator(model, dataset, image=image, progress=False).evaluate(PARAMS)
+    first, second = [answer[way] for answer in answers]
+    for found in (first, second):
+        assert (found["images"], found["PQ"], found["rows"]) == (3, 1, rows)
+        assert found["records"] == expected.records
+    # The processes of "tensor" hold the same rows, and share the work.
+    assert not set(first["reported"]) & set(second["reported"])
+    assert len(first["reported"] + second["reported"]) == first["real"] == second["real"]
 
 
 def test_diverged_weights_score_zero_with_a_warning():
