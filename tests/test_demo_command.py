@@ -12,9 +12,11 @@ from jaxseg.checkpoints import from_pretrained
 from jaxseg.cli import main
 from jaxseg.program import install_line, program
 from jaxseg.train.configs import load_config
+from tests.train.small import QUICK_FLAGS
 
 
-def test_the_demo_trains_prints_a_table_and_draws_a_picture(tmp_path, capfd):
+def test_the_demo_trains_prints_a_table_and_draws_a_picture(tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", QUICK_FLAGS)  # of the commands that it runs
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--steps", "2", "--threshold", "0"]) == 0
     said = capfd.readouterr().out

@@ -1,6 +1,5 @@
 """Kinds `backbone/*`."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,6 +9,7 @@ from jaxseg.ops.images import resize_mask
 from jaxseg.ops.windows import shift_regions
 from jaxseg_convert_torch import load_state_dict
 from tests.golden.common import case_images, expect, nchw, padding
+from tests.train.small import quick_jit
 
 
 def resnet(case, inputs) -> dict:
@@ -66,7 +66,7 @@ def _swin_forward(spec, run, inputs, weights) -> dict:
     def named(module, method):
         return method == "__call__" and module.name == "patch_norm"
 
-    @jax.jit
+    @quick_jit
     def forward(pixels):
         return model.apply({"params": params}, pixels, capture_intermediates=named)
 

@@ -1,9 +1,13 @@
 """What the kinds share: images as the originals batch them, config values, layouts."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.structures import Images
+from tests.train.small import quick_jit
 
 
 def batch_images(config: dict, images: list[np.ndarray]) -> Images:
@@ -18,6 +22,19 @@ def batch_images(config: dict, images: list[np.ndarray]) -> Images:
         pixels[i, :h, :w] = (image - mean) / std
         mask[i, :h, :w] = True
     return Images(jnp.asarray(pixels), jnp.asarray(mask))
+
+
+def compute(forward: Callable, params, scalar: Callable | None = None) -> tuple:
+    """`forward(params)`, and the gradient of `scalar` of it or None: one program, quickly made."""
+    if scalar is None:
+        return quick_jit(forward)(params), None
+
+    def both(params):
+        output = forward(params)
+        return scalar(output), output
+
+    gradient, output = quick_jit(jax.grad(both, has_aux=True))(params)
+    return output, gradient
 
 
 def case_images(spec: dict, inputs: dict, names: list[str] | None = None) -> Images:

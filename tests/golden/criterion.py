@@ -8,7 +8,8 @@ from jaxseg.losses.criterion import FirstStage, FocalClasses, SetCriterion, Soft
 from jaxseg.losses.matching import Matching
 from jaxseg.models.detr.heads import sigmoid_detections
 from jaxseg.structures import Denoised, DetectorOutput, Features, Predictions, Targets
-from tests.golden.common import expect
+from tests.golden.common import compute, expect
+from tests.train.small import quick_jit
 
 GROUPS = {"labels": ["ce"], "boxes": ["bbox", "giou"], "masks": ["mask", "dice"]}
 FIRST_STAGES = ("enc", "interm")
@@ -34,13 +35,13 @@ def _criterion_run(config, run, inputs) -> dict:
     def losses(given):
         return objective(stack_layers(given, config if train else None, targets), targets)
 
-    result = jax.jit(losses)(given)
+    differentiated = options.get("gradient_of") == "total"
+    result, gradient = compute(
+        losses, given, (lambda result: result.total) if differentiated else None
+    )
     tensors = {f"loss.{name}": value for name, value in result.terms.items()}
     tensors |= {"total": result.total} | _matches(objective, config, given, targets)
-    if options.get("gradient_of") == "total":
-        gradient = jax.jit(jax.grad(lambda given: losses(given).total))(given)
-        tensors |= {f"grad/{name}": value for name, value in gradient.items()}
-    return tensors
+    return tensors | {f"grad/{name}": value for name, value in (gradient or {}).items()}
 
 
 def _matcher_run(config, run, inputs) -> dict:
@@ -188,14 +189,14 @@ def _matches(objective: SetCriterion, config, given, targets) -> dict:
 
 def name_matches(objective, output: DetectorOutput, targets: Targets, layers: int) -> dict:
     """`match.layerL.imageI`, and those of the encoder's predictions."""
-    matching = objective.match(output.logits, output.boxes, targets)
+    matching = quick_jit(objective.match)(output.logits, output.boxes, targets)
     named = {}
     for i in range(len(output.logits)):
         layer = layers - len(output.logits) + i
         one = jax.tree.map(lambda x, i=i: x[i], matching)
         named |= _pairs(one, f"layer{layer}", objective.matcher)
     if "first_stage" in output.extras:
-        found = objective.match_first_stage(output.extras["first_stage"], targets)
+        found = quick_jit(objective.match_first_stage)(output.extras["first_stage"], targets)
         named |= _pairs(found, objective.first_stage.suffix, objective.matcher)
     return named
 

@@ -1,6 +1,5 @@
 """Kinds `dab_detr/*` and `dn_detr/*`."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,15 +8,16 @@ from jaxseg.models.dab_detr import DabDetr
 from jaxseg.models.dab_detr import dab_detr as build_dab
 from jaxseg.models.detr.denoising import Noise, attention_mask, plain_slots
 from jaxseg.models.dn_detr import encoder_only
-from jaxseg_convert_torch import load_state_dict, to_state_dict
-from tests.golden.common import by_name, case_images, expect, nchw, padding
+from jaxseg_convert_torch import load_state_dict
+from tests.golden.common import by_name, case_images, compute, expect, nchw, padding
 from tests.golden.criterion import build_criterion, name_matches, pad_targets
 from tests.golden.deformable_detr import (
     common_fields,
     describe_encoded,
     expect_neck,
 )
-from tests.golden.detr import gradient_scalar, name_outputs, position
+from tests.golden.detr import gradient_scalar, name_gradient, name_outputs, position
+from tests.train.small import quick_jit
 
 DENSE, DEFORMABLE, ENCODER_ONLY = "dab_detr", "dab_deformable_detr", "dab_detr.encoder_only"
 
@@ -32,16 +32,11 @@ def dense_model(case, inputs) -> dict:
     def forward(params):
         return detector.apply({"params": params}, images)
 
-    output = jax.jit(forward)(params)
-    tensors = describe_dense(output)
+    output, gradient = compute(forward, params, gradient_scalar(config, name_outputs))
+    tensors = describe_dense(output) | name_gradient(DENSE, gradient)
     if "orig_size" in inputs:
         found = detector.detections(output, jnp.asarray(inputs["orig_size"]))
         tensors |= {f"postprocess.scores.{i}": s for i, s in enumerate(found.scores)}
-    if "gradient" in config:
-        scalar = gradient_scalar(config["gradient"])
-        gradient = jax.jit(jax.grad(lambda params: scalar(name_outputs(forward(params)))))
-        official = to_state_dict(DENSE, gradient(params))
-        tensors |= {f"grad/{key}": value for key, value in official.items()}
     return {None: tensors}
 
 
@@ -49,7 +44,7 @@ def deformable_model(case, inputs) -> dict:
     """`dab_detr/deformable_model`: every stage's output."""
     detector = build_deformable(case.spec["config"])
     params = load_state_dict(DEFORMABLE, case.weights(), detector)
-    output = jax.jit(detector.apply)({"params": params}, case_images(case.spec, inputs))
+    output = quick_jit(detector.apply)({"params": params}, case_images(case.spec, inputs))
     tensors = {name: np.asarray(x) for name, x in name_outputs(output).items()}
     tensors |= describe_encoded(output.extras["encoded"])
     references = output.extras["references"]
@@ -80,7 +75,7 @@ def _dn_run(detector, params, case, run, inputs) -> dict:
         slots = plain_slots(targets.mask, detector.labels.groups)
         noise = _noise(drawn, slots)
 
-    @jax.jit
+    @quick_jit
     def forward(params):
         output = detector.apply({"params": params}, images, targets, train, noise)
         return output, objective(output, targets)

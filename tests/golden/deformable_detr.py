@@ -8,9 +8,9 @@ from jaxseg.kernels.ms_deform_attn import ms_deform_attn
 from jaxseg.models.deformable_detr import deformable_detr as build_deformable_detr
 from jaxseg.models.detr.levels import Encoded, cell_centres, join
 from jaxseg.structures import DetectorOutput
-from jaxseg_convert_torch import load_state_dict, to_state_dict
-from tests.golden.common import by_name, case_images, expect, padding
-from tests.golden.detr import gradient_scalar, name_outputs, position
+from jaxseg_convert_torch import load_state_dict
+from tests.golden.common import by_name, case_images, compute, expect, padding
+from tests.golden.detr import gradient_scalar, name_gradient, name_outputs, position
 from tests.train.small import quick_jit
 
 
@@ -44,20 +44,15 @@ def model(case, inputs) -> dict:
     tensors = {}
     index = forced_index(case)
     if index is not None:
-        free = jax.jit(detector.apply)({"params": params}, images)
+        free = quick_jit(detector.apply)({"params": params}, images)
         tensors |= name_ranking(free.extras["proposals"])
 
     def forward(params):
         return detector.apply({"params": params}, images, proposal_index=index)
 
-    output = jax.jit(forward)(params)
+    output, gradient = compute(forward, params, gradient_scalar(config, name_predictions))
     tensors = describe(detector, output) | tensors
-    if "gradient" in config:
-        scalar = gradient_scalar(config["gradient"])
-        gradient = quick_jit(jax.grad(lambda params: scalar(name_predictions(forward(params)))))
-        official = to_state_dict(table, gradient(params))
-        tensors |= {f"grad/{key}": value for key, value in official.items()}
-    return {None: tensors}
+    return {None: tensors | name_gradient(table, gradient)}
 
 
 def build(config):

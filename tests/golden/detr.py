@@ -1,6 +1,7 @@
 """Kinds `detr/*`: model and post-processing."""
 
-import jax
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,7 +11,7 @@ from jaxseg.models.detr.segments import instance_masks
 from jaxseg.nn.position import SinePosition
 from jaxseg.structures import DetectorOutput
 from jaxseg_convert_torch import load_state_dict, to_state_dict
-from tests.golden.common import by_name, case_images, expect, nchw, padding
+from tests.golden.common import by_name, case_images, compute, expect, nchw, padding
 from tests.golden.criterion import stack_layers
 from tests.goldens import regen
 
@@ -25,13 +26,8 @@ def model(case, inputs) -> dict:
     def forward(params):
         return detector.apply({"params": params}, images)
 
-    tensors = describe(jax.jit(forward)(params))
-    if "gradient" in config:
-        scalar = gradient_scalar(config["gradient"])
-        gradient = jax.jit(jax.grad(lambda params: scalar(name_outputs(forward(params)))))(params)
-        official = to_state_dict("detr", gradient)
-        tensors |= {f"grad/{key}": value for key, value in official.items()}
-    return {None: tensors}
+    output, gradient = compute(forward, params, gradient_scalar(config, name_outputs))
+    return {None: describe(output) | name_gradient("detr", gradient)}
 
 
 def build(config, builder=build_detr):
@@ -92,12 +88,15 @@ def describe(output: DetectorOutput) -> dict:
     )
 
 
-def gradient_scalar(spec: dict):
-    """tensors -> Σ coefficient · Σ (draw · tensor[index]), as `config.gradient` says."""
+def gradient_scalar(config: dict, named: Callable) -> Callable | None:
+    """output -> Σ coefficient · Σ (draw · named(output)[index]), as `config.gradient` says."""
+    spec = config.get("gradient")
+    if spec is None:
+        return None
     draws = [regen.draw(**term["draw"]) for term in spec["terms"]]
 
-    def scalar(tensors):
-        total = 0.0
+    def scalar(output):
+        tensors, total = named(output), 0.0
         for term, draw in zip(spec["terms"], draws, strict=True):
             x = tensors[term["tensor"]]
             x = x if term["index"] is None else x[term["index"]]
@@ -105,6 +104,13 @@ def gradient_scalar(spec: dict):
         return total
 
     return scalar
+
+
+def name_gradient(table: str, gradient) -> dict:
+    """`grad/KEY` for every official key; nothing of None."""
+    if gradient is None:
+        return {}
+    return {f"grad/{key}": value for key, value in to_state_dict(table, gradient).items()}
 
 
 def postprocess(case, inputs) -> dict:

@@ -12,7 +12,7 @@ from jaxseg.ops.boxes import xyxy_to_cxcywh
 from jaxseg.structures import DetectorOutput
 from jaxseg_convert_torch import load_state_dict, to_state_dict
 from tests.golden.backbone import build_resnet, build_swin
-from tests.golden.common import by_name, case_images, expect
+from tests.golden.common import by_name, case_images, compute, expect
 from tests.golden.criterion import build_criterion, name_matches, pad_targets, stack_layers
 from tests.golden.deformable_detr import (
     describe_encoded,
@@ -32,7 +32,7 @@ def model(case, inputs) -> dict:
     detector = build(case.spec["config"])
     params = load_state_dict(table(detector), case.weights(), detector)
     images = case_images(case.spec, inputs)
-    apply = jax.jit(detector.apply)
+    apply = quick_jit(detector.apply)
     tensors = name_ranking(apply({"params": params}, images).extras["proposals"])
     output = apply({"params": params}, images, proposal_index=forced_index(case))
     return {None: describe(output) | tensors}
@@ -57,11 +57,7 @@ def train(case, inputs) -> dict:
         output = detector.apply({"params": params}, images, proposal_index=index, **fields)
         return objective(output, targets), output
 
-    def total(params):
-        result, output = losses(params)
-        return result.total, (result, output)
-
-    gradient, (result, output) = quick_jit(jax.grad(total, has_aux=True))(params)
+    (result, output), gradient = compute(losses, params, lambda found: found[0].total)
     tensors |= describe(output) | describe_denoising(output, inputs)
     tensors |= {f"loss.{name}": value for name, value in result.terms.items()}
     tensors |= {"total": result.total}

@@ -1,13 +1,12 @@
 """Kind `detr/panoptic`: the mask head, and panoptic post-processing."""
 
-import jax
 import numpy as np
 
 from jaxseg.models.detr.builders import segmentation
 from jaxseg.models.detr.segments import panoptic_segments
-from jaxseg_convert_torch import load_state_dict, to_state_dict
-from tests.golden.common import case_images, expect, nchw, padding
-from tests.golden.detr import build, describe, gradient_scalar, name_outputs
+from jaxseg_convert_torch import load_state_dict
+from tests.golden.common import case_images, compute, expect, nchw, padding
+from tests.golden.detr import build, describe, gradient_scalar, name_gradient, name_outputs
 
 
 def panoptic(case, inputs) -> dict:
@@ -26,17 +25,11 @@ def _forward(case, run, inputs) -> dict:
     def forward(params):
         return detector.apply({"params": params}, images)
 
-    def named(params):
-        output = forward(params)
+    def named(output):
         return name_outputs(output) | {"pred_masks": detector.mask_logits(output)}
 
-    output = jax.jit(forward)(params)
-    tensors = describe(output)
-    if "gradient" in config:
-        scalar = gradient_scalar(config["gradient"])
-        gradient = jax.jit(jax.grad(lambda params: scalar(named(params))))(params)
-        official = to_state_dict("detr.segmentation", gradient)
-        tensors |= {f"grad/{key}": value for key, value in official.items()}
+    output, gradient = compute(forward, params, gradient_scalar(config, named))
+    tensors = describe(output) | name_gradient("detr.segmentation", gradient)
     for stage, x, mask in zip(
         config["backbone_stages"], output.features.maps, output.features.masks, strict=True
     ):

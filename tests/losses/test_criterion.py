@@ -9,6 +9,7 @@ import torch
 from jaxseg.losses.classification import sigmoid_focal
 from jaxseg.losses.criterion import SetCriterion
 from jaxseg.structures import DetectorOutput, Features, Targets
+from tests.train.small import quick_jit
 
 LAYERS, IMAGES, QUERIES, CLASSES, SLOTS = 2, 4, 7, 5, 6
 
@@ -35,7 +36,7 @@ def targets(counts, slots=SLOTS, seed=1):
 
 
 def losses_of(output, wanted, criterion=None):
-    return jax.jit(criterion or SetCriterion())(output, wanted)
+    return quick_jit(criterion or SetCriterion())(output, wanted)
 
 
 def images_of(tree, rows, axis):
@@ -77,7 +78,8 @@ def test_a_batch_without_objects_has_finite_losses_and_gradients():
     def total(logits, boxes):
         return SetCriterion()(outputs().replace(logits=logits, boxes=boxes), wanted).total
 
-    value, gradients = jax.value_and_grad(total, (0, 1))(outputs().logits, outputs().boxes)
+    differentiated = quick_jit(jax.value_and_grad(total, (0, 1)))
+    value, gradients = differentiated(outputs().logits, outputs().boxes)
     assert np.isfinite(value)
     assert np.isfinite(gradients[0]).all()
     np.testing.assert_array_equal(gradients[1], 0)
@@ -89,17 +91,17 @@ def test_more_objects_than_queries_stay_finite_and_count_in_num_boxes():
     terms = losses_of(outputs(), wanted).terms
     assert all(np.isfinite(value) for value in terms.values())
     doubled = dataclasses.replace(SetCriterion(), aux_loss=False)
-    matching = doubled.match(outputs().logits, outputs().boxes, wanted)
+    matching = quick_jit(doubled.match)(outputs().logits, outputs().boxes, wanted)
     assert np.asarray(matching.mask.sum((0, 2)) / LAYERS).tolist() == [QUERIES, 0, 1, 2]
     assert float(doubled.normalizers(wanted).num_boxes) == 15
 
 
 def test_totals_of_micro_batches_add_up_to_the_whole_batchs():
     wanted, criterion = targets([0, 5, 2, 6]), SetCriterion()
-    whole = criterion(outputs(), wanted)
-    normalizers = criterion.normalizers(wanted)
+    whole = losses_of(outputs(), wanted, criterion)
+    normalizers, compute = criterion.normalizers(wanted), quick_jit(criterion)
     parts = [
-        criterion(part(outputs(), rows), images_of(wanted, rows, 0), normalizers)
+        compute(part(outputs(), rows), images_of(wanted, rows, 0), normalizers)
         for rows in ([0, 1], [2], [3])
     ]
     np.testing.assert_allclose(sum(p.total for p in parts), whole.total, rtol=1e-6)

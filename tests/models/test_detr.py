@@ -13,6 +13,7 @@ from jaxseg.models.detr.detr import is_exact
 from jaxseg.params import abstract_params
 from jaxseg.structures import Images, Targets
 from tests import weights
+from tests.train.small import quick_jit
 
 # parameters of the published models with frozen convolutions, without normalisation statistics
 # (two arrays a norm): 41.525 M and 60.465 M
@@ -42,7 +43,7 @@ def small(**fields):
     return model.clone(backbone=model.backbone.clone(depths=(1, 1, 1, 2)))
 
 
-@functools.partial(jax.jit, static_argnames=("model", "train"))
+@functools.partial(quick_jit, static_argnames=("model", "train"))
 def run(model, params, batch, targets=None, train=False, seed=0):
     rngs = {"dropout": jax.random.key(seed)}
     return model.apply({"params": params}, batch, targets, train, rngs=rngs)
@@ -151,7 +152,7 @@ def test_several_sets_of_weights_run_under_vmap():
     several = [first, jax.tree.map(lambda leaf: 0.9 * leaf, first)]
     batch = images(noise(64, 64, 1), canvas=(64, 64))
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
-    together = jax.jit(jax.vmap(lambda p: model.apply({"params": p}, batch).boxes))(stacked)
+    together = quick_jit(jax.vmap(lambda p: model.apply({"params": p}, batch).boxes))(stacked)
     for boxes, params in zip(together, several, strict=True):
         np.testing.assert_allclose(boxes, run(model, params, batch).boxes, atol=1e-5)
 
@@ -179,8 +180,8 @@ def test_model_and_criterion_run_and_differentiate_under_shard_map():
     specs = (P(), P("data"), P("data"))
     # The matching's loop begins with a constant, which the check would call replicated.
     mapped = jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
-    value, gradient = jax.jit(mapped)(params, batch, targets)
-    whole, expected = jax.jit(jax.value_and_grad(total))(params, batch, targets)
+    value, gradient = quick_jit(mapped)(params, batch, targets)
+    whole, expected = quick_jit(jax.value_and_grad(total))(params, batch, targets)
     np.testing.assert_allclose(value, whole, rtol=1e-6)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
@@ -195,7 +196,7 @@ def test_frozen_statistics_get_no_gradient_and_convolutions_do():
         output = model.apply({"params": params}, batch)
         return output.boxes.sum() + output.logits.sum()
 
-    gradients = jax.jit(jax.grad(scalar))(params)["backbone"]
+    gradients = quick_jit(jax.grad(scalar))(params)["backbone"]
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradients["norm1"]))
     assert np.any(gradients["conv1"]["kernel"])
 
@@ -221,7 +222,7 @@ def test_variants_run_and_differentiate(fields):
     def scalar(params):
         return model.apply({"params": params}, batch).boxes.sum()
 
-    gradient = jax.jit(jax.grad(scalar))(params)
+    gradient = quick_jit(jax.grad(scalar))(params)
     assert np.any(gradient["encoder"]["layer_0"]["linear1"]["kernel"])
     assert ("norm" in params["encoder"]) == ("pre_norm" in fields)
 

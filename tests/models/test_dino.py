@@ -205,7 +205,8 @@ def test_padded_targets_and_their_order_change_no_loss():
     flipped = jax.tree.map(lambda x: x[:, ::-1], given)
     wider = jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, 3)] + [(0, 0)] * (x.ndim - 2)), given)
     output = quick_jit(model.apply)({"params": params}, batch)
-    losses = [CRITERION(output, targets).total for targets in (given, flipped, wider)]
+    score = quick_jit(CRITERION)
+    losses = [score(output, targets).total for targets in (given, flipped, wider)]
     np.testing.assert_allclose(losses[1:], losses[0], rtol=1e-6)
 
 
@@ -244,9 +245,10 @@ def test_looking_forward_once_stops_what_twice_lets_through():
 def test_forced_proposals_are_the_queries():
     model = small("dino", dn_number=0)
     params, batch = init(model), images(noise(64, 64, 1), canvas=(64, 64))
-    output = model.apply({"params": params}, batch)
+    run = quick_jit(lambda index: model.apply({"params": params}, batch, proposal_index=index))
+    output = run(None)
     index = output.extras["proposals"].index[:, ::-1]
-    forced = model.apply({"params": params}, batch, proposal_index=index)
+    forced = run(index)
     found, wanted = forced.extras["first_stage"], output.extras["first_stage"]
     np.testing.assert_array_equal(found.boxes, wanted.boxes[:, ::-1])
 
@@ -254,7 +256,7 @@ def test_forced_proposals_are_the_queries():
 def test_a_canvas_of_fewer_tokens_than_queries_has_fewer_queries():
     model = small("dino", num_queries=900, canvas="exact")
     params = init(model)
-    output = model.apply({"params": params}, images(noise(30, 40, 1), canvas=(64, 64)))
+    output = quick_jit(model.apply)({"params": params}, images(noise(30, 40, 1), canvas=(64, 64)))
     assert output.boxes.shape == (2, 1, 85, 4)
     assert np.isfinite(output.boxes).all()
 
@@ -262,7 +264,7 @@ def test_a_canvas_of_fewer_tokens_than_queries_has_fewer_queries():
 def test_suppression_leaves_one_detection_of_each_place():
     model = small("dino", nms_iou=0.5, num_select=40)
     params = init(model)
-    output = model.apply({"params": params}, images(noise(64, 64, 1), canvas=(64, 64)))
+    output = quick_jit(model.apply)({"params": params}, images(noise(64, 64, 1), canvas=(64, 64)))
     found = model.detections(output, jnp.array([[64, 64]]))
     kept = np.isfinite(found.scores[0])
     assert 0 < kept.sum() < 40
