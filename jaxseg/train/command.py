@@ -9,13 +9,11 @@ checkpoints/, metrics.jsonl, tensorboard/, and at the end the weights: last/ and
 """
 
 import argparse
+import dataclasses
 import shlex
-import sys
-import time
 from pathlib import Path
 
-from jaxseg.errors import UserError
-from jaxseg.parallel.processes import add_process_arguments, join_processes
+from jaxseg.parallel.processes import add_process_arguments, join_processes, process_words
 from jaxseg.program import program
 
 
@@ -51,8 +49,7 @@ def run(args: argparse.Namespace) -> int:
         for name, value in settings(experiment).items():
             print(f"{name} = {text_of(value)}")
         return 0
-    if args.workdir:
-        check_folder("--workdir", args.workdir)
+    check_folder("--workdir", _workdir(args))
     join_processes(args)
     return _train(args, experiment)
 
@@ -62,35 +59,29 @@ def _train(args: argparse.Namespace, experiment) -> int:
 
     from jaxseg.train.checkpoint import Checkpoints
     from jaxseg.train.describe import describe
-    from jaxseg.train.loop import Plan, Trainer
+    from jaxseg.train.export import Export
+    from jaxseg.train.loop import Trainer
     from jaxseg.train.metrics import MetricsLog
     from jaxseg.train.session import prepare, summary
-    from jaxseg.train.workdir import check_workdir, default_workdir
+    from jaxseg.train.workdir import check_workdir, read_record
 
     main = jax.process_index() == 0
-    session = prepare(experiment)
-    experiment, classes = session.experiment, session.classes
-    builder = describe(session.model)  # now: after hours of training it would be too late
+    workdir = _workdir(args)
+    record = read_record(workdir) if check_workdir(workdir, args.resume) else None
+    session = prepare(experiment, record)
+    experiment = session.experiment
+    # Now: after hours of training an error would be too late.
+    export = Export(*describe(session.model), session.classes, experiment.data.image)
     evaluate = session.evaluator()
-    workdir = args.workdir or default_workdir(args.config)
-    check_workdir(workdir, args.resume)
     if main:
         print(summary(session), flush=True)
     checkpoints = Checkpoints(workdir / "checkpoints", keep_every=experiment.keep_every)
-    state = _initial_state(args, session, checkpoints, workdir, main)
+    state, export = _begin(args, session, checkpoints, record, export)
+    session = dataclasses.replace(session, initial=None)  # the state has them, and they are large
     metrics = MetricsLog(workdir, int(state.step), enabled=main)
-    epoch = session.loader.steps_per_epoch
-    plan = Plan(
-        num_steps=session.num_steps,
-        batch_size=experiment.data.batch_size,
-        evaluate_every=experiment.evaluate_every or epoch,
-        checkpoint_every=experiment.checkpoint_every or epoch,
-        log_every=experiment.log_every,
-        metric=experiment.metric,
-    )
     trainer = Trainer(
         session.step,
-        plan,
+        _plan(session),
         session.mesh,
         checkpoints,
         metrics,
@@ -102,113 +93,65 @@ def _train(args: argparse.Namespace, experiment) -> int:
     try:
         outcome = trainer.run(state, session.loader)
         if outcome.interrupted is None:
-            image = experiment.data.image
-            _export(outcome.state, workdir / "last", builder, classes, image)
+            export.write(outcome.state, workdir / "last")
             best = checkpoints.restore_best(session.abstract_state())
             if best is not None:
-                _export(best, workdir / "best", builder, classes, image)
+                export.write(best, workdir / "best")
     finally:
         metrics.close()
         checkpoints.close()
     if main:
-        _say_end(args, outcome, checkpoints, workdir, experiment)
-        if skipped := session.loader.skipped:
-            print(f"{len(skipped)} times an image could not be read and another took its place")
-        if dropped := session.loader.dropped:
-            print(
-                f"{dropped} times an object was no target, for its image had more than "
-                f"data.max_targets={experiment.data.max_targets}: raise it if that is often"
-            )
+        _say_end(args, outcome, checkpoints, experiment)
+        _say_lost(session.loader, experiment)
     # A scheduler's SIGTERM is obeyed, and that is success; a person at a shell has broken off
     # what would come next as well.
     return 130 if outcome.interrupted == "SIGINT" else 0
 
 
-def _initial_state(args: argparse.Namespace, session, checkpoints, workdir: Path, main: bool):
-    from jaxseg.train.workdir import changed_settings, write_settings
+def _workdir(args: argparse.Namespace) -> Path:
+    from jaxseg.train.workdir import default_workdir
 
-    settings = (workdir, args.config, args.overrides, session.experiment)
-    state = checkpoints.restore(session.abstract_state())
-    if state is None:
-        if main:
-            write_settings(*settings)
-        return _first_state(session, main)
-    step = int(state.step)
-    if step > session.num_steps:
-        raise UserError(
-            f"the checkpoint in {workdir} is of step {step}, and the run shall have "
-            f"{session.num_steps}: raise epochs or steps, or choose another --workdir"
-        )
-    seed = session.experiment.seed
-    if int(state.seed) != seed:
-        raise UserError(
-            f"the run in {workdir} has the seed {int(state.seed)}, which its data and its dropout "
-            f"go on with; got seed={seed}: set seed={int(state.seed)}, or choose another --workdir"
-        )
-    if main:
-        _say_resumed(
-            step, session.num_steps, workdir, changed_settings(workdir, session.experiment)
-        )
-        if step < session.num_steps:
-            write_settings(*settings)
-    return state
+    return args.workdir or default_workdir(args.config)
 
 
-def _say_resumed(step: int, num_steps: int, workdir: Path, changes: list[str]) -> None:
-    if step < num_steps:
-        print(f"resuming at step {step} of {num_steps} from {workdir}")
-        for line in changes:
-            print(f"  changed since: {line}")
-        return
-    print(f"the run in {workdir} is finished at step {step}: nothing is trained")
-    for line in changes:
-        print(f"  has no effect: {line}")
-    if changes:
-        print("  raise steps or epochs, or choose another --workdir")
+def _plan(session):
+    from jaxseg.train.loop import Plan
+
+    experiment, epoch = session.experiment, session.loader.steps_per_epoch
+    return Plan(
+        num_steps=session.num_steps,
+        batch_size=experiment.data.batch_size,
+        evaluate_every=experiment.evaluate_every or epoch,
+        checkpoint_every=experiment.checkpoint_every or epoch,
+        log_every=experiment.log_every,
+        metric=experiment.metric,
+    )
 
 
-def _first_state(session, main: bool):
-    """The state before the first step, with what there is to say about it."""
+def _begin(args: argparse.Namespace, session, checkpoints, record, export):
+    """The state to train on, and what is written beside its weights at the end.
+
+    A finished run keeps what it was trained with, whatever is set now.
+    """
     import jax
 
-    def say(*lines: str) -> None:
-        if main:
-            print(*lines, sep="\n", file=sys.stderr, flush=True)
+    from jaxseg.train.begin import first_state, saved_state
+    from jaxseg.train.workdir import write_record
 
-    say(*session.notes, "making the parameters")
-    started = time.monotonic()
-    state = jax.block_until_ready(session.create_state())
-    say(f"made in {time.monotonic() - started:.0f} s")
-    return state
-
-
-def _export(state, directory: Path, builder: tuple[str, dict], classes, image) -> None:
-    """Write the averaged weights as a folder that `from_pretrained` reads."""
-    import jax
-    import numpy as np
-    from jax.experimental import multihost_utils
-
-    from jaxseg.checkpoints import save_pretrained
-
-    def on_host(x):
-        if x.is_fully_addressable:
-            return np.asarray(x)
-        return np.asarray(multihost_utils.process_allgather(x, tiled=True))
-
-    params = jax.tree.map(on_host, state.averaged())
+    workdir = _workdir(args)
+    state = None if record is None else saved_state(session, checkpoints, record, workdir)
+    if state is not None and int(state.step) == session.num_steps:
+        return state, record.export or export
     if jax.process_index() == 0:
-        name, kwargs = builder
-        save_pretrained(directory, name, kwargs, params, classes=classes, image=image)
+        about = (session.given, export, session.init)
+        write_record(workdir, args.config, args.overrides, *about)
+    return (first_state(session) if state is None else state), export
 
 
-def _say_end(args: argparse.Namespace, outcome, checkpoints, workdir: Path, experiment) -> None:
-    step = int(outcome.state.step)
+def _say_end(args: argparse.Namespace, outcome, checkpoints, experiment) -> None:
+    step, workdir = int(outcome.state.step), _workdir(args)
     if outcome.interrupted is not None:
-        words = ["jaxseg", "train", args.config, *args.overrides, "--workdir", str(workdir)]
-        print(
-            f"stopped by {outcome.interrupted}; step {step} is saved in {workdir}. Go on with:\n"
-            f"  {shlex.join(words)}"
-        )
+        print(f"stopped by {outcome.interrupted}; step {step} is saved in {workdir}. {_next(args)}")
         return
     print(f"weights after {step} steps: {workdir / 'last'}")
     weights = workdir / "last"
@@ -216,3 +159,23 @@ def _say_end(args: argparse.Namespace, outcome, checkpoints, workdir: Path, expe
         weights = workdir / "best"
         print(f"best {experiment.metric}, at step {checkpoints.best_step}: {weights}")
     print(f"try them:  {program()} predict IMAGES --weights {shlex.quote(str(weights))}")
+
+
+def _next(args: argparse.Namespace) -> str:
+    """How to go on with a run that was stopped."""
+    processes, everywhere = process_words(args), ""
+    if processes:
+        own = " with its own --process-id" if args.process_id is not None else ""
+        everywhere = f", in every process{own}"
+    words = ["train", args.config, *args.overrides, "--workdir", str(_workdir(args)), *processes]
+    return f"Go on with{everywhere}:\n  {program()} {shlex.join(words)}"
+
+
+def _say_lost(loader, experiment) -> None:
+    if skipped := loader.skipped:
+        print(f"{len(skipped)} times an image could not be read and another took its place")
+    if dropped := loader.dropped:
+        print(
+            f"{dropped} times an object was no target, for its image had more than "
+            f"data.max_targets={experiment.data.max_targets}: raise it if that is often"
+        )

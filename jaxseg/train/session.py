@@ -32,7 +32,8 @@ from jaxseg.train.experiment import Experiment
 from jaxseg.train.loop import Evaluate
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import Step, make_step
-from jaxseg.train.weights import resolve_model
+from jaxseg.train.weights import Builder, resolve_model, resume_model
+from jaxseg.train.workdir import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,15 +41,19 @@ class Session:
     """An experiment put together.
 
     Attributes:
-      experiment: with derived values filled in: its model has the data set's classes.
+      experiment: with derived values filled in: its model has the data set's classes, and its
+        sizes are scaled.
+      given: the same before it was scaled.
       classes: names and categories of the model's labels.
       trainable: paths that are trained.
       num_steps: of the whole run.
       initial: flat parameters that the run starts from, if any.
+      init: `Start.init`.
       notes: what there is to say about them; no matter to a run that goes on.
     """
 
     experiment: Experiment
+    given: Experiment
     mesh: Mesh
     train_set: Dataset
     val_set: Dataset | None
@@ -60,6 +65,7 @@ class Session:
     make_state: Callable[[dict[str, Any]], TrainState]
     learning_rate: Callable[[int], float]
     initial: dict[str, Any] | None = None
+    init: Builder | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -120,8 +126,11 @@ def _polled(batches: Callable, poll: Callable[[], None]) -> Iterator:
             yield batch
 
 
-def prepare(experiment: Experiment) -> Session:
+def prepare(experiment: Experiment, record: Record | None = None) -> Session:
     """Open the data, derive what follows from it, and build step, loader and optimizer.
+
+    Args:
+      record: of the run that goes on from a checkpoint; no weights are read.
 
     Raises:
       UserError: data set, model, weights, batch and mesh do not go together.
@@ -141,10 +150,16 @@ def prepare(experiment: Experiment) -> Session:
         check_metric(experiment.metric, val_set, data.masks)
     classes = train_set.classes
     notes: list[str] = []
-    model, initial = resolve_model(experiment, classes, notes.append)
+    start = (
+        resolve_model(experiment, classes, notes.append)
+        if record is None
+        else resume_model(experiment, classes, record.init)
+    )
+    model = start.model
     data = data.scaled(model.stride)
     check_masks(data, model)
-    experiment = dataclasses.replace(experiment, model=model, data=data)
+    given = dataclasses.replace(experiment, model=model)
+    experiment = dataclasses.replace(given, data=data)
     index, processes = loader_shard(mesh)
     loader = Loader(
         train_set,
@@ -180,6 +195,7 @@ def prepare(experiment: Experiment) -> Session:
     )
     return Session(
         experiment=experiment,
+        given=given,
         mesh=mesh,
         train_set=train_set,
         val_set=val_set,
@@ -192,7 +208,8 @@ def prepare(experiment: Experiment) -> Session:
             params, optimizer, trainable, experiment.ema, experiment.seed
         ),
         learning_rate=lambda step: experiment.optimizer.learning_rate * float(schedule(step)),
-        initial=initial,
+        initial=start.initial,
+        init=start.init,
         notes=tuple(notes),
     )
 

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import linen as nn
@@ -11,6 +11,7 @@ from flax import linen as nn
 from jaxseg.checkpoints import from_pretrained, load_backbone
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
+from jaxseg.native import build_model
 from jaxseg.parallel.rules import lookup
 from jaxseg.params import abstract_params, flatten
 from jaxseg.train.experiment import Experiment
@@ -21,10 +22,27 @@ logger = logging.getLogger(__name__)
 RANDOM = "random"
 
 
+Builder = tuple[str, Mapping[str, Any]]
+
+
+class Start(NamedTuple):
+    """What a run begins with.
+
+    Attributes:
+      model: for the data set's classes.
+      initial: flat parameters to start from, if any.
+      init: what the model was built of, if `init` brought it.
+    """
+
+    model: nn.Module
+    initial: dict[str, np.ndarray] | None = None
+    init: Builder | None = None
+
+
 def resolve_model(
     experiment: Experiment, classes: Classes, say: Callable[[str], None] = logger.warning
-) -> tuple[nn.Module, dict[str, np.ndarray] | None]:
-    """The model for a data set's classes, and the flat parameters it starts from, if any.
+) -> Start:
+    """The model for a data set's classes, and the parameters it starts from.
 
     Args:
       say: is told what had to be assumed of the weights, and what of them starts afresh.
@@ -32,18 +50,35 @@ def resolve_model(
     Raises:
       UserError: no model, another number of classes, or weights that do not fit.
     """
-    if experiment.init is not None:
-        model, initial = _from_init(experiment, classes, say)
-    else:
-        model, initial = _afresh(experiment, classes, say)
-    if experiment.dtype is not None:
-        model = with_dtype(model, "dtype", experiment.dtype)
-    return model, initial
+    choose = _afresh if experiment.init is None else _from_init
+    return _computing(experiment, choose(experiment, classes, say))
 
 
-def _afresh(
-    experiment: Experiment, classes: Classes, say: Callable[[str], None]
-) -> tuple[nn.Module, dict[str, np.ndarray] | None]:
+def resume_model(experiment: Experiment, classes: Classes, init: Builder | None) -> Start:
+    """The model of a run that goes on, whose first weights need not be there any more.
+
+    Args:
+      init: `Start.init` of the run; None where it is not on record.
+
+    Raises:
+      UserError: as `resolve_model`.
+    """
+    if experiment.model is not None:
+        return _computing(experiment, Start(_with_classes(experiment, classes)))
+    if init is None:
+        return resolve_model(experiment, classes, lambda note: None)._replace(initial=None)
+    name, kwargs = init
+    model = build_model(name, {**kwargs, "num_classes": len(classes)}, "the run's experiment.json")
+    return _computing(experiment, Start(model, init=init))
+
+
+def _computing(experiment: Experiment, start: Start) -> Start:
+    if experiment.dtype is None:
+        return start
+    return start._replace(model=with_dtype(start.model, "dtype", experiment.dtype))
+
+
+def _afresh(experiment: Experiment, classes: Classes, say: Callable[[str], None]) -> Start:
     if experiment.model is None:
         raise UserError(
             "this config trains the model that `init` holds: add init=FOLDER or a Hugging Face "
@@ -58,21 +93,20 @@ def _afresh(
     if experiment.backbone is None:
         _check_random_backbone(model)
     if experiment.backbone in (None, RANDOM):
-        return model, None
-    return model, _on_host({"backbone": load_backbone(experiment.backbone, model, say)})
+        return Start(model)
+    return Start(model, _on_host({"backbone": load_backbone(experiment.backbone, model, say)}))
 
 
-def _from_init(
-    experiment: Experiment, classes: Classes, say: Callable[[str], None]
-) -> tuple[nn.Module, dict[str, np.ndarray]]:
+def _from_init(experiment: Experiment, classes: Classes, say: Callable[[str], None]) -> Start:
     if experiment.model is None:
         found = from_pretrained(experiment.init, classes=classes, say=say, canvas="padded")
-        return found.model, _taken(experiment, found.model, found.params)
+        initial = _taken(experiment, found.model, found.params)
+        return Start(found.model, initial, (found.name, found.kwargs))
     model = _with_classes(experiment, classes)
     labels = classes.padded(model.num_classes)
     found = from_pretrained(experiment.init, classes=labels, say=say)
     _check_fresh(experiment, model, found.fresh)
-    return model, _taken(experiment, model, found.params)
+    return Start(model, _taken(experiment, model, found.params))
 
 
 def _check_fresh(experiment: Experiment, model: nn.Module, fresh: Collection[str]) -> None:

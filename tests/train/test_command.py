@@ -1,20 +1,32 @@
+import argparse
+import gc
 import json
+import shutil
 import signal
 import socket
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
 
-from jaxseg.checkpoints import from_pretrained
+from jaxseg.checkpoints import from_pretrained, save_pretrained
 from jaxseg.cli import main
-from jaxseg.params import abstract_params, count
+from jaxseg.data import open_dataset
+from jaxseg.errors import UserError
+from jaxseg.params import abstract_params, count, flatten
+from jaxseg.program import program
+from jaxseg.train import begin, command, session
 from jaxseg.train.configs import load_config
+from jaxseg.train.describe import describe
+from jaxseg.train.export import Export
 from jaxseg.train.interrupt import Stopped
+from jaxseg.train.loop import Trainer
 from jaxseg.train.overrides import apply_overrides
 from jaxseg.train.session import prepare
-from jaxseg.train.workdir import default_workdir
+from jaxseg.train.workdir import default_workdir, read_record, write_record
 from tests.data.files import two_images
 from tests.train.processes import start
 
@@ -90,11 +102,14 @@ def test_one_command_trains_evaluates_resumes_and_leaves_weights(config, tmp_pat
     other = ("train", config, f"init={workdir / 'last'}", *others, "--workdir", tmp_path / "next")
     assert "class_embed/kernel start from random weights" in jaxseg(*other)
     settings = (tmp_path / "next" / "experiment.json").read_text()
-    said = jaxseg(*other, "optimizer.learning_rate=0.5")
+    shutil.rmtree(workdir / "last")  # a run that goes on does not need what it began with
+    said = jaxseg(*other, "optimizer.learning_rate=0.5", "data.image.short_side=32")
     assert "is finished at step 1: nothing is trained" in said
     assert "has no effect: optimizer.learning_rate: 0.0001 → 0.5" in said
     assert "random weights" not in said
     assert (tmp_path / "next" / "experiment.json").read_text() == settings
+    # Its weights are still those of the images that it was trained on.
+    assert from_pretrained(tmp_path / "next" / "last").image.short_side == 64
 
 
 def test_after_ctrl_c_a_shell_does_not_go_on_as_if_the_run_had_ended(config, tmp_path):
@@ -108,6 +123,75 @@ def test_after_ctrl_c_a_shell_does_not_go_on_as_if_the_run_had_ended(config, tmp
     said = process.communicate(timeout=200)[0]
     assert process.returncode == 130, said
     assert "stopped by SIGINT; step" in said
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_weights_that_could_not_be_written_are_told_before_training(
+    config, tmp_path, capsys, monkeypatch, name
+):
+    monkeypatch.setattr(session, "prepare", None)
+    (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "run" / name / ".DS_Store").write_text("")
+    assert main(["train", str(config), "--workdir", str(tmp_path / "run")]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"run/{name} is not empty and holds other files (.DS_Store)" in said
+
+
+def test_a_run_does_not_hold_on_to_the_weights_it_began_with(config, tmp_path, monkeypatch):
+    model = apply_overrides(load_config(str(config)), ["model.num_classes=6"]).model
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_params(model))
+    classes = open_dataset("synthetic:shapes?count=1").classes
+    save_pretrained(tmp_path / "w", *describe(model), zeros, classes=classes, probe=False)
+    begun, held = [], []
+
+    def first_state(session):
+        begun.append(len(session.initial))
+        return SimpleNamespace(step=0)
+
+    def run(trainer, state, loader):
+        sessions = [x for x in gc.get_objects() if type(x) is session.Session]
+        held.extend(x.initial for x in sessions if x.initial is not None)
+        raise UserError("that is all")
+
+    monkeypatch.setattr(begin, "first_state", first_state)
+    monkeypatch.setattr(Trainer, "run", run)
+    command = ["train", str(config), f"init={tmp_path / 'w'}", "--workdir", str(tmp_path / "run")]
+    assert main(command) == 2
+    assert begun == [len(flatten(zeros))]
+    assert held == []
+
+
+def test_what_is_recorded_are_the_sizes_as_they_were_set(config, tmp_path):
+    large = apply_overrides(load_config(str(config)), ["data.scale=2"])
+    prepared = prepare(large)
+    assert prepared.experiment.data.buckets == ((128, 128),)
+    about = Export(*describe(prepared.model), prepared.classes, prepared.experiment.data.image)
+    write_record(tmp_path, "large", ["data.scale=2"], prepared.given, about, None)
+    record = read_record(tmp_path)
+    assert record.settings["data.buckets"] == "((64, 64),)"
+    assert record.settings["data.scale"] == "2.0"
+    assert record.changes(prepare(large, record).given) == []
+    assert record.export == about
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "Go on with:\n  {} train small.py steps=9 --workdir runs/small"),
+        (["--distributed"], "Go on with, in every process:\n  {} train small.py steps=9 "
+         "--workdir runs/small --distributed"),
+        (
+            ["--coordinator", "h:1", "--num-processes", "2", "--process-id", "0"],
+            "Go on with, in every process with its own --process-id:\n  {} train small.py steps=9 "
+            "--workdir runs/small --coordinator h:1 --num-processes 2 --process-id 0",
+        ),
+    ],
+)  # fmt: skip
+def test_the_command_to_go_on_with_is_the_whole_command(options, said):
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    args = parser.parse_args(["small.py", "steps=9", *options])
+    assert command._next(args) == said.format(program())
 
 
 def test_show_prints_every_setting(config, capsys):

@@ -1,3 +1,6 @@
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -11,7 +14,7 @@ from jaxseg.train.checks import check_settings
 from jaxseg.train.describe import describe
 from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.overrides import apply_overrides
-from jaxseg.train.weights import resolve_model
+from jaxseg.train.weights import resolve_model, resume_model
 
 CLASSES = Classes.from_names(("cat", "dog"))
 
@@ -30,10 +33,10 @@ def experiment(**fields):
 
 
 def test_the_model_of_trained_weights_computes_as_dtype_says(trained):
-    plain, _ = resolve_model(experiment(init=str(trained)), CLASSES)
+    plain = resolve_model(experiment(init=str(trained)), CLASSES).model
     assert plain.dtype == jnp.float32
     wanted = apply_overrides(experiment(init=str(trained)), ["dtype=bfloat16"])
-    model, initial = resolve_model(wanted, CLASSES)
+    model, initial, _ = resolve_model(wanted, CLASSES)
     assert {model.dtype, model.backbone.dtype, model.encoder.dtype} == {jnp.bfloat16}
     assert {model.param_dtype} | {x.dtype.type for x in initial.values()} == {jnp.float32}
     assert describe(model) == describe(plain)
@@ -46,6 +49,20 @@ def test_only_of_weights_for_other_classes_there_is_something_to_say(trained):
     resolve_model(experiment(init=str(trained)), Classes.from_names("abc"), notes.append)
     (note,) = notes
     assert "was made for 2 classes and is loaded for 3 classes: class_embed/bias" in note
+
+
+def test_a_run_that_goes_on_reads_no_weights(trained):
+    begun = resolve_model(experiment(init=str(trained), dtype=jnp.bfloat16), CLASSES)
+    later = experiment(init="gone", dtype=jnp.bfloat16)
+    recorded = json.loads(json.dumps(begun.init))
+    resumed = resume_model(later, CLASSES, tuple(recorded))
+    assert (resumed.model, resumed.initial) == (begun.model, None)
+    with pytest.raises(UserError, match="gone does not exist"):
+        resume_model(later, CLASSES, None)  # a run that was begun before there was a record
+    own = dataclasses.replace(later, init=None, backbone="gone.pth", model=begun.model)
+    assert resume_model(own, CLASSES, None).model == begun.model
+    with pytest.raises(UserError, match="the model has 2 classes and the data set 3"):
+        resume_model(own, Classes.from_names("abc"), None)
 
 
 def test_a_dtype_that_is_no_float_is_refused():
