@@ -86,7 +86,7 @@ def _arguments(model: nn.Module) -> dict[str, Any]:
     arguments = {
         name: value
         for name, value in fields.items()
-        if name not in hidden and not isinstance(value, nn.Module)
+        if name not in (*hidden, *PARTS) and not isinstance(value, nn.Module)
     }
     for part, read in PARTS.items():
         if part in fields:

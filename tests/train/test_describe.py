@@ -31,6 +31,13 @@ def test_a_narrow_backbone_is_described():
     assert describe(model) == ("detr.tiny", {"stem": 16, "dilation": True})
 
 
+@pytest.mark.parametrize("name", ["dn_detr.encoder_only_r50", "dn_detr.deformable_r50"])
+def test_a_model_without_one_of_its_builders_parts_is_described(name):
+    model = models.build(name, denoising=False)
+    found, kwargs = describe(model)
+    assert models.build(found, **kwargs) == model
+
+
 def test_a_model_that_no_builder_makes_is_an_error():
     model = models.detr.tiny()
     odd = dataclasses.replace(model, decoder=dataclasses.replace(model.decoder, feedforward=7))
