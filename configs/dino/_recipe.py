@@ -6,10 +6,12 @@ ResNet stay as ImageNet left them, and so does all batch normalisation.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 from flax import linen as nn
 
 from jaxseg.data.transforms import detr_augmentation
+from jaxseg.errors import UserError
 from jaxseg.losses.criterion import FirstStage, FocalClasses, SetCriterion
 from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.optim import Optimizer
@@ -36,7 +38,21 @@ OPTIMIZER = Optimizer(
 )
 # A Swin has no batch normalisation, and nothing of it is frozen.
 SWIN_OPTIMIZER = dataclasses.replace(OPTIMIZER, frozen=())
-EPOCHS = {12: 11, 24: 20, 36: 30}
+DROPS = {12: 11, 24: 20, 36: 30}
+
+
+def drop_of(epochs: int, drops: Mapping[int, int]) -> float:
+    """The part of a published run of so many epochs after which the rate drops.
+
+    Raises:
+      UserError: there is no such run.
+    """
+    if epochs not in drops:
+        raise UserError(
+            f"the published runs have {', '.join(map(str, drops))} epochs; got epochs={epochs}: "
+            "take one of them, and give the experiment other epochs and another schedule"
+        )
+    return drops[epochs] / epochs
 
 
 def coco(model: nn.Module, epochs: int = 12, optimizer: Optimizer = OPTIMIZER) -> Experiment:
@@ -54,6 +70,6 @@ def coco(model: nn.Module, epochs: int = 12, optimizer: Optimizer = OPTIMIZER) -
         ),
         criterion=CRITERION,
         optimizer=optimizer,
-        schedule=Schedule("step", drops=(EPOCHS[epochs] / epochs,)),
+        schedule=Schedule("step", drops=(drop_of(epochs, DROPS),)),
         epochs=float(epochs),
     )

@@ -20,7 +20,8 @@ from jaxseg_configs.dino._recipe import BUCKETS, CRITERION
 
 def experiment() -> Experiment:
     base = finetune.experiment()
-    rates = (("class_embed", 1.0), ("^backbone/", 0.01), ("", 0.1))
+    # Both are drawn afresh for other classes.
+    rates = (("class_embed|label_enc", 1.0), ("^backbone/", 0.01), ("", 0.1))
     return dataclasses.replace(
         base,
         data=dataclasses.replace(base.data, batch_size=4, buckets=BUCKETS),

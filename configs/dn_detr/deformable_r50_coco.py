@@ -7,7 +7,8 @@
 
 Hardware: the authors' 8 A100, 2 images each.
 Fewer devices take accumulate=4 and the same batch.
-Expected: 49.5 AP on val2017 (the authors' figure; not measured here).
+Expected: 49.5 AP on val2017 (the authors' figure for their second version, which is this one; not
+measured here).
 """
 
 from jaxseg.models import dn_detr

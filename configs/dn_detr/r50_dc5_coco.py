@@ -5,7 +5,7 @@
 
 `backbone` is torchvision's ImageNet file (version 1 of its weights).
 
-Hardware: the authors' 8 A100, 2 images each.
+Hardware: the authors' 16 GPUs, 1 image each.
 Fewer devices take accumulate=4 and the same batch.
 Expected: 46.3 AP on val2017 (the authors' figure; not measured here).
 """

@@ -1,16 +1,19 @@
+import importlib
 import re
 
 import pytest
 
-import jaxseg_configs
 from jaxseg import models
 from jaxseg.data.transforms import detr_augmentation
 from jaxseg.errors import UserError
 from jaxseg.parallel.rules import lookup
 from jaxseg.params import abstract_params, count, flatten
+from jaxseg.pretrained import class_head
 from jaxseg.train.configs import config_names, load_config
 from jaxseg.train.describe import describe
 from jaxseg.train.overrides import apply_overrides
+from jaxseg_configs.dab_detr import _recipe as dab_detr
+from jaxseg_configs.dino import _recipe as dino
 
 NAMES = config_names()
 MASKS = [name for name in NAMES if name.endswith(("_panoptic_coco", "_instance_coco"))]
@@ -29,6 +32,10 @@ TUNED = {
 }
 
 
+def docstring(name):
+    return importlib.import_module(f"jaxseg_configs.{name.replace('/', '.')}").__doc__
+
+
 def test_every_config_is_listed_and_no_shared_part_is():
     assert set(NAMES) >= {
         *("detr/r50_coco", "detr/r50_dc5_coco", "detr/r101_coco", "detr/r101_dc5_coco"),
@@ -39,10 +46,29 @@ def test_every_config_is_listed_and_no_shared_part_is():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_docstring_has_command_hardware_and_result(name):
-    module = __import__(f"{jaxseg_configs.__name__}.{name.replace('/', '.')}", fromlist=["x"])
-    assert f"jaxseg train {name}" in module.__doc__
-    assert "Hardware: " in module.__doc__
-    assert "Expected: " in module.__doc__
+    text = docstring(name)
+    assert f"jaxseg train {name} " in text.replace("\n", " ")
+    assert "Hardware: " in text
+    assert "Expected: " in text
+
+
+@pytest.mark.parametrize(
+    ("name", "figure"),
+    [
+        ("detr/r50_panoptic_boxes_coco", "38.8 box AP"),
+        ("detr/r50_dc5_panoptic_boxes_coco", "40.2 box AP"),
+        ("detr/r101_panoptic_boxes_coco", "40.1 box AP"),
+        ("detr/r50_dc5_panoptic_coco", "44.6 PQ"),
+        ("dab_detr/deformable_r50_coco", "48.1 AP"),
+        ("dab_detr/encoder_only_r50_coco", "46.9 AP"),
+        ("dab_detr/r50_dc5_fixed_xy_coco", "44.7 AP"),
+        ("dn_detr/deformable_r50_coco", "49.5 AP"),
+        ("dn_detr/deformable_r50_24ep_coco", "48.4 AP"),
+        ("dn_detr/encoder_only_r50_12ep_coco", "43.4 AP"),
+    ],
+)
+def test_what_is_expected_is_what_was_published(name, figure):
+    assert f"Expected: {figure} on val2017 (the " in docstring(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,9 +148,9 @@ def test_the_second_stage_trains_the_mask_head_alone(name):
 
 
 def test_both_stages_of_a_panoptic_model_tell_the_same_classes_apart():
-    for depth in (50, 101):
+    for kind in ("r50", "r50_dc5", "r101"):
         first, second = (
-            load_config(f"detr/r{depth}_panoptic{stage}_coco") for stage in ("_boxes", "")
+            load_config(f"detr/{kind}_panoptic{stage}_coco") for stage in ("_boxes", "")
         )
         boxes, masks = (flatten(abstract_params(x.model)) for x in (first, second))
         assert {path: masks[path] for path in boxes} == boxes
@@ -136,6 +162,28 @@ def test_canvases_are_multiples_of_the_stride(name):
     experiment = load_config(name)
     stride = (experiment.model or models.build(TUNED[name])).stride
     assert not [b for b in experiment.data.buckets if b[0] % stride or b[1] % stride]
+
+
+@pytest.mark.parametrize("name", FINETUNE)
+def test_what_starts_afresh_for_other_classes_learns_at_the_full_rate(name):
+    optimizer = load_config(name).optimizer
+    fresh = class_head(TUNED[name], {})
+    rates = lookup(optimizer.learning_rates, flatten(abstract_params(models.build(TUNED[name]))))
+    assert len(fresh) >= 2
+    assert {rates[path] for path in fresh} == {1.0}
+
+
+@pytest.mark.parametrize("recipe", [dab_detr.coco, dino.coco])
+def test_epochs_that_were_not_published_are_an_error_that_lists_those_that_were(recipe):
+    others = {dab_detr.coco: "12, 24, 50", dino.coco: "12, 24, 36"}
+    with pytest.raises(UserError, match=f"have {others[recipe]} epochs; got epochs=30"):
+        recipe(models.dino.tiny(), epochs=30)
+
+
+def test_centres_of_anchors_that_the_paper_fixes_can_be_fixed():
+    name = "dab_detr/r50_dc5_fixed_xy_coco"
+    assert load_config(name).model.anchors == "uniform"
+    assert apply_overrides(load_config(name), ["model.anchors=fixed"]).model.anchors == "fixed"
 
 
 def test_a_config_may_be_a_file(tmp_path):
