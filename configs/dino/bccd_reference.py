@@ -22,12 +22,13 @@ from jaxseg_configs.dino._recipe import CRITERION
 
 def experiment() -> Experiment:
     return Experiment(
-        model=dino.tiny(num_classes=0),
+        # As the original: padding up to the largest image, and no more.
+        model=dino.tiny(num_classes=0, canvas="padded"),
         data=Data(
             train="data/bccd/instances_train.json",
             val="data/bccd/instances_val.json",
             batch_size=4,
-            buckets=((256, 320),),
+            buckets=((240, 320),),
             transform=small_set_augmentation(240, 320, vertical=True),
             image=ImageConfig(short_side=240, long_side=320),
             max_targets=50,

@@ -188,7 +188,9 @@ def _some(texts: list[str], most: int = 5) -> str:
 
 
 def check_buckets(buckets, model: nn.Module) -> None:
-    """Raise `UserError` if the model's stride does not divide a canvas."""
+    """Raise `UserError` if the model's stride does not divide a canvas that must be exact."""
+    if getattr(model, "canvas", "exact") == "padded":
+        return
     wrong = [bucket for bucket in buckets if any(side % model.stride for side in bucket)]
     if wrong:
         raise UserError(

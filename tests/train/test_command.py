@@ -1,4 +1,5 @@
 import argparse
+import dataclasses
 import gc
 import json
 import shutil
@@ -248,6 +249,12 @@ def fails(capsys, tmp_path, *arguments):
 @pytest.mark.skipif(jax.device_count() > 1, reason="the errors name the number of devices")
 def test_a_mistake_is_one_paragraph_and_writes_nothing(config, capsys, tmp_path, override, message):
     assert message in fails(capsys, tmp_path, config, *override.split())
+
+
+def test_a_canvas_that_is_padded_may_have_any_sides(config):
+    plain = apply_overrides(load_config(str(config)), ["data.buckets=((64,70),)", "data.val=none"])
+    padded = dataclasses.replace(plain, model=plain.model.clone(canvas="padded"))
+    assert prepare(padded).loader.batch(0).images.pixels.shape == (4, 64, 70, 3)
 
 
 def test_losses_of_another_family_are_refused_with_the_right_ones(config, capsys, tmp_path):
