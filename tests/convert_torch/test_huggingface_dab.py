@@ -52,7 +52,9 @@ def torch_model(**fields):
     return randomise(DabDetrForObjectDetection(config))
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(
+    scope="module", params=["r50", pytest.param("r50_3patterns", marks=pytest.mark.slow)]
+)
 def saved(request, tmp_path_factory):
     model = torch_model(**FORMS[request.param])
     folder = tmp_path_factory.mktemp("saved")

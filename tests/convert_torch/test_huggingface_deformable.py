@@ -35,6 +35,9 @@ FORMS = {
         "two_stage_num_proposals": 9,
     },
 }
+# In every run: the plain form, and the one with all parts.
+QUICK = ("r50", "r50_refine_two_stage")
+EACH = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FORMS]
 SMALL = {
     "depth": 18, "stem": 8, "width": 64, "num_heads": 4, "feedforward": 48, "encoder_layers": 1,
     "decoder_layers": 2, "num_queries": 7, "num_classes": 3,
@@ -52,7 +55,7 @@ def torch_model(backbone=None, **fields):
     return randomise(DeformableDetrForObjectDetection(config))
 
 
-@pytest.fixture(scope="module", params=FORMS)
+@pytest.fixture(scope="module", params=EACH)
 def saved(request, tmp_path_factory):
     model = torch_model(**FORMS[request.param])
     folder = tmp_path_factory.mktemp("saved")
@@ -76,7 +79,12 @@ def test_a_folder_of_transformers_gives_the_same_outputs(saved):
 
 @pytest.mark.parametrize(
     ("saved", "implementation"),
-    [(name, "reference" if name == "r50_refine" else None) for name in FORMS],
+    [
+        pytest.param("r50_single_scale", None, marks=pytest.mark.slow),
+        ("r50", None),
+        pytest.param("r50_refine", "reference", marks=pytest.mark.slow),
+        ("r50_refine_two_stage", None),
+    ],
     indirect=["saved"],
 )
 def test_an_exact_canvas_gives_the_outputs_of_one_image(saved, implementation):
@@ -114,7 +122,7 @@ def ours(name, **fields):
     return Pretrained(model, params, classes, ImageConfig(), f"deformable_detr.{name}", kwargs)
 
 
-@pytest.mark.parametrize("name", FORMS)
+@pytest.mark.parametrize("name", EACH)
 def test_transformers_loads_what_is_written_with_heads_of_its_own(tmp_path, name):
     pretrained = ours(name)
     write_huggingface(pretrained, tmp_path / "out")
