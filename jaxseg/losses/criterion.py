@@ -194,7 +194,7 @@ class SetCriterion:
     def _denoising(self, output, layers: int, first: int, targets: Targets, normalizers) -> dict:
         """Terms of every layer; zeros where the output has no noised targets (in evaluation)."""
         found = output.extras.get("denoised")
-        if found is None:
+        if found is None or targets.mask.shape[1] == 0:
             zeros = jnp.zeros(layers)
             by_layer = {f"{name}_dn": zeros for name in DENOISING_TERMS}
         else:

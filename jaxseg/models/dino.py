@@ -66,7 +66,8 @@ class Dino(nn.Module):
         "pure" takes the proposals' features as content too, "static" learns boxes and content.
       look_forward_twice: a layer's loss also reaches the box that the layer before made.
       shared_heads: all decoder layers have one class and one box head.
-      dn_number: about as many positive denoising queries; 0 trains without.
+      dn_number: about as many positive denoising queries; below 50, half the number of groups of
+        all objects, whose slots grow with the targets of a batch; 0 trains without.
       dn_per_image: each image has the denoising groups that it would have alone, instead of those
         of the batch's fullest image.
       label_noise: half of this share of the labels is drawn anew.
@@ -178,9 +179,10 @@ class Dino(nn.Module):
             content = self._embed("tgt_embed", self.num_queries, self.width, xavier_uniform)
             content = jnp.broadcast_to(content, (b, *content.shape))
         if self.selection == "static":
-            normal = nn.initializers.normal(1.0)
-            anchors = self._embed("refpoint_embed", self.num_queries, 4, normal)
-            reference = jax.nn.sigmoid(anchors.astype(jnp.float32))
+            anchors = self._embed(
+                "refpoint_embed", self.num_queries, 4, xavier_uniform, jnp.float32
+            )
+            reference = jax.nn.sigmoid(anchors)
             return content, jnp.broadcast_to(reference, (b, *reference.shape)), None
         dtypes = (self.dtype, self.param_dtype)
         proposals = propose(
@@ -217,12 +219,14 @@ class Dino(nn.Module):
         logits = jnp.where(real, inverse_sigmoid(boxes, EPSILON), 0)
         return Denoising(slots, jnp.where(real, content, 0), jax.lax.stop_gradient(logits))
 
-    def _embed(self, name: str, rows: int, width: int, init) -> Float[Array, "{rows} {width}"]:
+    def _embed(
+        self, name: str, rows: int, width: int, init, dtype: DTypeLike | None = None
+    ) -> Float[Array, "{rows} {width}"]:
         embed = nn.Embed(
             rows,
             width,
             embedding_init=init,
-            dtype=self.dtype,
+            dtype=dtype or self.dtype,
             param_dtype=self.param_dtype,
             name=name,
         )

@@ -196,6 +196,20 @@ def test_denoising_changes_nothing_for_the_matching_queries(name):
     assert denoised.extras["denoised"].positive.any()
 
 
+def test_targets_without_slots_are_images_without_objects():
+    model = small("dino")
+    params, batch = init(model), images(noise(64, 64, 1), noise(64, 50, 2), canvas=(64, 64))
+    rngs = {"denoising": jax.random.key(1)}
+
+    @quick_jit
+    def losses(targets):
+        return CRITERION(model.apply({"params": params}, batch, targets, True, rngs=rngs), targets)
+
+    none, empty = losses(some_targets(0, 0, slots=0)), losses(some_targets(0, 0))
+    assert none.terms.keys() == empty.terms.keys()
+    np.testing.assert_allclose(none.total, empty.total, rtol=1e-5)
+
+
 def test_padded_targets_and_their_order_change_no_loss():
     """With the same noise for the same objects."""
     model = small("dino", dn_number=0)

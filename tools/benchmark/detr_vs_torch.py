@@ -9,17 +9,17 @@ the extra `test`; nothing is downloaded.
 
 On two cores of a virtual x86 server (AVX-512, jax 0.10.2, torch 2.13.0), otherwise idle:
 
-    forward, batch 1          1.44
-    forward, batch 4          1.84
-    training step, batch 2    0.62 to 0.76 from run to run
+    forward, batch 1          1.41
+    forward, batch 4          2.03
+    training step, batch 2    0.76
 
-Where our training step spends its work: matrix products 36 % (forward 22, backward 14),
-convolutions 28 % (9 and 19), the rest (dropout, softmax, normalisation, optimiser) 36 %. What the
-step loses, it loses backward: XLA has no tuned CPU kernels for the two gradients of a convolution.
-Tried against that, without gain beyond noise: convolutions written as shifted products, as
-im2col (whole and by rows), kernel gradients image by image or by blocks of channels, barriers
-that keep the compiler from fusing cotangents, and its own flags. Dropout's random bits, halved,
-were worth a tenth of a second a layer. Huge pages (glibc.malloc.hugetlb=1) help both sides.
+Where our training step spends its work: matrix products 39 % (forward 19, backward 20),
+convolutions 12 % (7 and 5), the rest (dropout, softmax, normalisation, optimiser) 49 %. Kernels of
+convolutions learn by products of windows (`jaxseg.ops.conv`), at half the time of XLA's own
+gradient; that of a 1×1 convolution is a product whose transposed factor XLA lays out anew, and
+slowly. Tried without gain beyond noise: barriers that keep the compiler from fusing cotangents,
+its own flags, products in batches of rows. Dropout's random bits, halved, were worth a tenth of a
+second a layer. Huge pages (glibc.malloc.hugetlb=1) help both sides.
 """
 
 import argparse

@@ -8,6 +8,16 @@ then takes steps of the same configuration on the same images in turn with ours
 (`original_dino.py`). Prints both times and their ratio, the measured rates of float32 products of
 2048 × 2048, and the fraction of the better rate that the step's own arithmetic reaches. With
 --profile, what the step spends its time on. Needs the extra `test`; nothing is downloaded.
+
+On two cores of a virtual x86 server (AVX-512, jax 0.10.2, torch 2.13.0), otherwise idle:
+
+    products of 2048³: PyTorch 318, XLA 265 GFLOP/s
+    a step: 1.180 s, 3.4 images/s
+    the original's: 1.092 s; ratio 0.92
+    its arithmetic: 85.0 GFLOP, 23 % of the roofline
+
+Products are not the measure of a step: the original took 0.975 s on another machine whose products
+ran at 89 GFLOP/s.
 """
 
 import argparse

@@ -47,7 +47,8 @@ def contrastive_slots(mask: Bool[Array, "b t"], number: int, *, per_image: bool 
     """DINO's layout: group by group, a half of positives and a half of negatives.
 
     The number of groups follows from `number` (about as many positives in all) and the most
-    targets of an image; below 50 the original's rule takes it as twice the number of groups.
+    targets of an image; below 50 the original's rule makes 2 · `number` groups of all targets.
+    That takes 4 · `number` · t slots, far more than 50 or above would where t is large.
 
     Args:
       mask: True on real targets.
