@@ -28,7 +28,7 @@ from jaxseg.train.checks import (
     check_metric,
     check_settings,
 )
-from jaxseg.train.experiment import Experiment
+from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.loop import Evaluate
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import Step, make_step
@@ -136,18 +136,9 @@ def prepare(experiment: Experiment, record: Record | None = None) -> Session:
       UserError: data set, model, weights, batch and mesh do not go together.
     """
     check_settings(experiment)
-    data = experiment.data
     mesh = experiment.mesh.build()
-    check_batch_size(data.batch_size, mesh, experiment.accumulate, name="data.batch_size")
-    if data.eval_batch_size is not None and data.val is not None:
-        check_batch_size(data.eval_batch_size, mesh, name="data.eval_batch_size")
-    options = {"numbering": data.numbering, "masks": data.masks}
-    train_set = _opened("data.train", data.train, options)
-    # Opened with masks, which must be there; evaluation has them from the ground truth.
-    val_set = None if data.val is None else _opened("data.val", data.val, options).without_masks()
-    check_classes(train_set, val_set)
-    if val_set is not None:
-        check_metric(experiment.metric, val_set, data.masks)
+    _check_batches(experiment, mesh)
+    train_set, val_set = _open_sets(experiment)
     classes = train_set.classes
     notes: list[str] = []
     start = (
@@ -156,24 +147,11 @@ def prepare(experiment: Experiment, record: Record | None = None) -> Session:
         else resume_model(experiment, classes, record.init)
     )
     model = start.model
-    data = data.scaled(model.stride)
+    data = experiment.data.scaled(model.stride)
     check_masks(data, model)
     given = dataclasses.replace(experiment, model=model)
     experiment = dataclasses.replace(given, data=data)
-    index, processes = loader_shard(mesh)
-    loader = Loader(
-        train_set,
-        batch_size=data.batch_size,
-        buckets=data.buckets,
-        transform=data.transform,
-        max_targets=data.max_targets,
-        seed=experiment.seed,
-        process_index=index,
-        process_count=processes,
-        workers=data.workers,
-        masks=data.masks,
-        on_error=data.on_error,
-    )
+    loader = _make_loader(train_set, data, experiment.seed, mesh)
     check_buckets(loader.buckets, model)
     num_steps = experiment.num_steps(loader.steps_per_epoch)
     schedule = experiment.schedule.build(num_steps)
@@ -211,6 +189,44 @@ def prepare(experiment: Experiment, record: Record | None = None) -> Session:
         initial=start.initial,
         init=start.init,
         notes=tuple(notes),
+    )
+
+
+def _check_batches(experiment: Experiment, mesh: Mesh) -> None:
+    data = experiment.data
+    check_batch_size(data.batch_size, mesh, experiment.accumulate, name="data.batch_size")
+    if data.eval_batch_size is not None and data.val is not None:
+        check_batch_size(data.eval_batch_size, mesh, name="data.eval_batch_size")
+
+
+def _open_sets(experiment: Experiment) -> tuple[Dataset, Dataset | None]:
+    """What is trained on, and what is evaluated on if anything is."""
+    data = experiment.data
+    options = {"numbering": data.numbering, "masks": data.masks}
+    train_set = _opened("data.train", data.train, options)
+    if data.val is None:
+        return train_set, None
+    # Opened with masks, which must be there; evaluation has them from the ground truth.
+    val_set = _opened("data.val", data.val, options).without_masks()
+    check_classes(train_set, val_set)
+    check_metric(experiment.metric, val_set, data.masks)
+    return train_set, val_set
+
+
+def _make_loader(train_set: Dataset, data: Data, seed: int, mesh: Mesh) -> Loader:
+    index, processes = loader_shard(mesh)
+    return Loader(
+        train_set,
+        batch_size=data.batch_size,
+        buckets=data.buckets,
+        transform=data.transform,
+        max_targets=data.max_targets,
+        seed=seed,
+        process_index=index,
+        process_count=processes,
+        workers=data.workers,
+        masks=data.masks,
+        on_error=data.on_error,
     )
 
 

@@ -135,7 +135,7 @@ def write_official(
     """
     if getattr(pretrained.model.backbone, "norm", FrozenBatchNorm) is not FrozenBatchNorm:
         raise UserError(
-            "the official DETR has frozen batch normalisation in its ResNet, this model group "
+            "official detectors have frozen batch normalisation in their ResNets, this model group "
             "normalisation, whose weights would be taken for the other's; keep it native"
         )
     form = official_form(pretrained.model)
