@@ -65,6 +65,11 @@ class SimpleFeaturePyramid(nn.Module):
         strides = [int(stride / factor) for factor in self.factors]
         return (*strides, 2 * strides[-1]) if self.extra_level else tuple(strides)
 
+    def masks(self, mask: Bool[Array, "b h w"]) -> tuple[Bool[Array, "b _h _w"], ...]:
+        """True on the real positions of each level, for a mask of the map."""
+        masks = [scale_mask(mask, factor) for factor in self.factors]
+        return (*masks, masks[-1][:, ::2, ::2]) if self.extra_level else tuple(masks)
+
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w c"], mask: Bool[Array, "b h w"] | None = None
@@ -114,6 +119,11 @@ class PyramidBackbone(nn.Module):
     def strides(self) -> tuple[int, ...]:
         """Pixels of the image to a step of each returned map."""
         return self.pyramid.strides(self.net.strides[-1])
+
+    def masks(self, mask: Bool[Array, "b H W"]) -> tuple[Bool[Array, "b _h _w"], ...]:
+        """True on the real positions of each returned map, for a mask of the image."""
+        stride = self.net.strides[-1]
+        return self.pyramid.masks(mask[:, ::stride, ::stride])
 
     def __call__(
         self,

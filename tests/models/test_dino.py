@@ -135,6 +135,12 @@ def test_on_a_plain_transformer_an_image_has_the_result_it_has_alone():
     found = run({"params": params}, images(one, other, canvas=(128, 256)))
     np.testing.assert_allclose(found.boxes[:, :1], alone.boxes, rtol=0, atol=5e-6)
     np.testing.assert_allclose(found.logits[:, :1], alone.logits, rtol=0, atol=5e-5)
+    # Five rows and seven columns of tokens, of which pooling leaves out the last.
+    odd = noise(80, 112, 3)
+    found = run({"params": params}, images(odd, canvas=(128, 128)))
+    padded = quick_jit(model.clone(canvas="padded").apply)
+    alone = padded({"params": params}, images(odd, canvas=(80, 112)))
+    np.testing.assert_allclose(found.boxes, alone.boxes, rtol=0, atol=2e-5)
     with pytest.raises(ValueError, match="a model has one backbone; got swin='tiny' and vit='smal"):
         dino(swin="tiny", vit="small")
 

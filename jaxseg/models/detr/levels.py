@@ -52,7 +52,7 @@ def encode(model: nn.Module, images: Images, exact: bool, train: bool) -> Encode
     pixels = images.pixels.astype(model.dtype)
     maps = model.backbone(pixels, images.mask if exact else None, train)
     shapes = level_shapes([x.shape[1:3] for x in maps], model.neck.num_levels)
-    masks = tuple(resize_mask(images.mask, h, w) for h, w in shapes)
+    masks = level_masks(model.backbone, images.mask, shapes, exact)
     levels = model.neck(maps, masks if exact else None)
 
     init = nn.initializers.normal(1.0)
@@ -74,6 +74,24 @@ def level_shapes(shapes: Sequence[tuple[int, int]], count: int) -> Shapes:
         h, w = shapes[-1]
         shapes.append(((h + 1) // 2, (w + 1) // 2))
     return tuple(shapes)
+
+
+def level_masks(
+    backbone: nn.Module, mask: Bool[Array, "b H W"], shapes: Shapes, exact: bool
+) -> tuple[Bool[Array, "b _h _w"], ...]:
+    """True on real positions of each level.
+
+    Args:
+      backbone: with `masks(mask)` where its maps lose rows or columns that strides would keep.
+      exact: whether real positions are those that each image alone has.
+    """
+    masks = [resize_mask(mask, h, w) for h, w in shapes]
+    if exact and hasattr(backbone, "masks"):
+        kept = list(backbone.masks(mask))
+        while len(kept) < len(masks):
+            kept.append(kept[-1][:, ::2, ::2])
+        masks = [real & there for real, there in zip(masks, kept, strict=True)]
+    return tuple(masks)
 
 
 def coarsest_stride(backbone: nn.Module, neck: nn.Module) -> int:
