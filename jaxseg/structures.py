@@ -206,7 +206,7 @@ class Detections:
 
     Attributes:
       boxes: xyxy in pixels of the original image, not clipped.
-      scores: in [0, 1].
+      scores: in [0, 1]; minus infinity where a better detection suppresses this one.
       labels: class indices as the model numbers them.
       masks: optional object masks in the original image's frame.
     """

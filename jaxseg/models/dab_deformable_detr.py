@@ -103,7 +103,7 @@ class DabDeformableDetr(nn.Module):
         )
         logits = jnp.stack([head(x) for head, x in zip(class_heads, decoded.states, strict=True)])
         output = DetectorOutput(
-            logits=logits.astype(jnp.float32),
+            logits=logits,
             boxes=decoded.updates,
             states=decoded.states,
             memory=encoded.memory,

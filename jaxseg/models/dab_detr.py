@@ -44,7 +44,8 @@ class DabDetr(nn.Module):
       num_queries: anchors.
       num_patterns: each anchor is a query once with each learnt content (section 5.1); 0: none.
       anchors: how they begin: "normal" logits; "uniform" spreads centres evenly; "fixed" also
-        keeps them where they are, as the paper says and its code does not do.
+        keeps them from learning, as the paper says and its code does not do (weight decay still
+        moves them: give `refpoint_embed` none).
       num_select: detections of an image.
       epsilon: of the inverse sigmoid; transformers' DAB-DETR has another than the original.
       canvas: as in `Detr`.
@@ -70,7 +71,9 @@ class DabDetr(nn.Module):
     @property
     def stride(self) -> int:
         """Canvases are multiples of this."""
-        return 32 if self.neck is None else coarsest_stride(self.backbone, self.neck)
+        if self.neck is None:
+            return self.backbone.strides[-1]
+        return coarsest_stride(self.backbone, self.neck)
 
     @nn.compact
     def __call__(
@@ -112,7 +115,7 @@ class DabDetr(nn.Module):
         starts = [reference, *decoded.updates[:-1]]
         boxes = jnp.stack([refine(i, decoded.states[i], start) for i, start in enumerate(starts)])
         output = DetectorOutput(
-            logits=class_head(decoded.states).astype(jnp.float32),
+            logits=class_head(decoded.states),
             boxes=boxes,
             states=decoded.states,
             memory=encoded.memory,
@@ -126,7 +129,7 @@ class DabDetr(nn.Module):
         if self.neck is not None:
             return encode(self, images, exact, train)
         pixels = images.pixels.astype(self.dtype)
-        feature = self.backbone(pixels, images.mask if exact else None)[-1]
+        feature = self.backbone(pixels, images.mask if exact else None, train)[-1]
         _, h, w, channels = feature.shape
         mask = resize_mask(images.mask, h, w)
         input_proj = Conv(

@@ -138,7 +138,7 @@ class DeformableDetr(nn.Module):
         logits = jnp.stack([class_heads[i](decoded.states[i]) for i in layers])
         extras |= {"encoded": encoded, "references": decoded.references}
         return DetectorOutput(
-            logits=logits.astype(jnp.float32),
+            logits=logits,
             boxes=boxes,
             states=decoded.states,
             memory=encoded.memory,
@@ -151,11 +151,11 @@ class DeformableDetr(nn.Module):
         dense = nn.Dense(
             2,
             kernel_init=xavier_uniform,
-            dtype=self.dtype,
+            dtype=jnp.float32,
             param_dtype=self.param_dtype,
             name="reference_points",
         )
-        return jax.nn.sigmoid(dense(query).astype(jnp.float32))
+        return jax.nn.sigmoid(dense(query))
 
     def detections(self, output: DetectorOutput, original_sizes: Int[Array, "b 2"]) -> Detections:
         """The last layer's best detections in pixels of `original_sizes` (h, w)."""
@@ -191,8 +191,8 @@ def deformable_detr(
 
     Args:
       depth, norm, stem, dilation: of the ResNet, as in `detr.detr`.
-      num_levels: 1 reads the backbone's last stage alone; more read its last three stages, and
-        make further levels of the last.
+      num_levels: up to 3 read as many of the backbone's last stages; more make further levels of
+        the last.
       num_points: samples a head and level.
       implementation: of the sampling, see `kernels.ms_deform_attn`.
       remat: recompute layers in the backward pass to save memory.
@@ -207,7 +207,7 @@ def deformable_detr(
         "remat": remat,
         **dtypes,
     }
-    stages = (3,) if num_levels == 1 else (1, 2, 3)
+    stages = (1, 2, 3)[-num_levels:]
     return DeformableDetr(
         backbone=resnet(depth, norm, width=stem, dilation=dilation, stages=stages, **dtypes),
         neck=ChannelMapper(width, num_levels, **dtypes),

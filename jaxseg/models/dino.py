@@ -157,7 +157,7 @@ class Dino(nn.Module):
         boxes = jnp.stack([refine(i, decoded.states[i], starts[i]) for i in layers])
         logits = jnp.stack([class_heads[i](decoded.states[i]) for i in layers])
         output = DetectorOutput(
-            logits=logits.astype(jnp.float32),
+            logits=logits,
             boxes=boxes,
             states=decoded.states,
             memory=encoded.memory,
@@ -188,7 +188,7 @@ class Dino(nn.Module):
         proposals = propose(
             ProposalEncoder(*dtypes, name="proposals"),
             encoded,
-            sigmoid_class_head(self.num_classes, *dtypes, name="enc_out_class_embed"),
+            sigmoid_class_head(self.num_classes, self.param_dtype, "enc_out_class_embed"),
             box_delta_head(self.width, *dtypes, name="enc_out_bbox_embed"),
             lambda logits: logits.max(-1),
             self.num_queries,
@@ -271,7 +271,8 @@ def dino(
       image_size: side of the images that the ViT's relative positions are made for.
       drop_path: rate of the Swin's or ViT's last block; None is 0.2, or the ViT's own.
       depth, norm, stem: of the ResNet, as in `detr.detr`.
-      num_levels: 5 begins at stride 4, fewer at stride 8.
+      num_levels: 3 are of strides 8 to 32, fewer without the finest; a fourth has stride 64, a
+        fifth stride 4.
       num_points: samples a head and level.
       implementation: of the sampling, see `kernels.ms_deform_attn`.
       remat: recompute layers in the backward pass to save memory.
@@ -287,7 +288,7 @@ def dino(
         "remat": remat,
         **dtypes,
     }
-    stages = (0, 1, 2, 3) if num_levels > 4 else (1, 2, 3)
+    stages = (0, 1, 2, 3) if num_levels > 4 else (1, 2, 3)[-num_levels:]
     if swin is not None and vit is not None:
         raise ValueError(f"a model has one backbone; got swin={swin!r} and vit={vit!r}")
     if vit is not None:

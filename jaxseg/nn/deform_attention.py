@@ -59,8 +59,9 @@ class MSDeformAttention(nn.Module):
 
         samples = heads * levels * points
         directions = _directions(heads, levels, points)
-        offsets = dense("sampling_offsets", 2 * samples, zeros, directions)(query)
-        offsets = offsets.astype(jnp.float32).reshape(b, q, heads, levels, points, 2)
+        # In float32: rounded to bfloat16, four cells away would be known to a 64th of a cell.
+        offsets = dense("sampling_offsets", 2 * samples, zeros, directions, jnp.float32)(query)
+        offsets = offsets.reshape(b, q, heads, levels, points, 2)
         scores = dense("attention_weights", samples, zeros)(query).astype(jnp.float32)
         weights = jax.nn.softmax(scores.reshape(b, q, heads, levels * points))
         weights = weights.reshape(b, q, heads, levels, points)
@@ -71,12 +72,12 @@ class MSDeformAttention(nn.Module):
         )
         return dense("output_proj", width, xavier_uniform)(mixed)
 
-    def _dense(self, name, features, kernel_init, bias_init=nn.initializers.zeros):
+    def _dense(self, name, features, kernel_init, bias_init=nn.initializers.zeros, dtype=None):
         return nn.Dense(
             features,
             kernel_init=kernel_init,
             bias_init=bias_init,
-            dtype=self.dtype,
+            dtype=dtype or self.dtype,
             param_dtype=self.param_dtype,
             name=name,
         )

@@ -151,7 +151,7 @@ class Mlp(nn.Module):
 
     Attributes:
       kernel_init: of the weights; biases have torch's default.
-      final_kernel_init, final_bias_init: of the last layer, if others.
+      final_kernel_init, final_bias_init, final_dtype: of the last layer, if others.
     """
 
     widths: tuple[int, ...]
@@ -160,6 +160,7 @@ class Mlp(nn.Module):
     kernel_init: Callable = torch_uniform
     final_kernel_init: Callable | None = None
     final_bias_init: Callable | None = None
+    final_dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"]) -> Float[Array, "*b _d"]:
@@ -169,7 +170,7 @@ class Mlp(nn.Module):
                 width,
                 kernel_init=(last and self.final_kernel_init) or self.kernel_init,
                 bias_init=(last and self.final_bias_init) or torch_bias(x.shape[-1]),
-                dtype=self.dtype,
+                dtype=(last and self.final_dtype) or self.dtype,
                 param_dtype=self.param_dtype,
                 name=f"layer_{i}",
             )(x)

@@ -273,6 +273,38 @@ def test_forced_proposals_are_the_queries():
     np.testing.assert_array_equal(found.boxes, wanted.boxes[:, ::-1])
 
 
+@pytest.mark.parametrize("kind", [deformable_detr, dino])
+@pytest.mark.parametrize(
+    ("num_levels", "strides"),
+    [(1, [32]), (2, [16, 32]), (3, [8, 16, 32]), (4, [8, 16, 32, 64])],
+)
+def test_few_levels_are_the_coarsest(kind, num_levels, strides):
+    model = kind(**SMALL, num_levels=num_levels)
+    batch = images(noise(64, 128, 1), canvas=(64, 128))
+    output = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), batch)[0])
+    shapes = [mask.shape[1:] for mask in output.extras["encoded"].masks]
+    assert shapes == [(64 // s, 128 // s) for s in strides]
+    assert model.stride == strides[-1]
+
+
+@pytest.mark.parametrize("name", ["dino", "two_stage", "deformable", "dn_encoder_only"])
+def test_at_half_precision_places_boxes_and_scores_are_computed_in_float32(name):
+    model = small(name, dtype=jnp.bfloat16)
+    batch = images(noise(64, 64, 1), canvas=(64, 64))
+    variables = jax.eval_shape(model.init, jax.random.key(0), batch)
+    _, found = jax.eval_shape(
+        lambda variables: model.apply(
+            variables, batch, capture_intermediates=True, mutable="intermediates"
+        ),
+        {"params": variables["params"]},
+    )
+    paths = ((path.split("/"), kept) for path, kept in flatten(found["intermediates"]).items())
+    dtypes = {parts[-2]: kept[0].dtype for parts, kept in paths if hasattr(kept[0], "dtype")}
+    exact = re.compile("sampling_offsets|reference_points|(enc_out_)?(class|bbox)_embed")
+    assert {str(dtype) for part, dtype in dtypes.items() if exact.match(part)} == {"float32"}
+    assert dtypes["linear1"] == dtypes["norm3"] == jnp.bfloat16
+
+
 def test_a_canvas_of_fewer_tokens_than_queries_has_fewer_queries():
     model = small("dino", num_queries=900, canvas="exact")
     params = init(model)
@@ -297,5 +329,7 @@ def test_what_does_not_fit_together_is_refused_with_what_to_do():
         init(small("deformable", two_stage=True))
     model = small("dino", canvas="exact")
     half = Images(batch.pixels[:, :32], batch.mask[:, :32])
-    with pytest.raises(ValueError, match="multiples of 64"):
+    with pytest.raises(ValueError, match="multiples of 64; got 32 × 64"):
         model.init(jax.random.key(0), half)
+    with pytest.raises(ValueError, match=r"at most 12 queries; got \(1, 13\)"):
+        small("dino").init(jax.random.key(0), batch, proposal_index=jnp.zeros((1, 13), jnp.int32))

@@ -50,7 +50,7 @@ class Detr(nn.Module):
     @property
     def stride(self) -> int:
         """Canvases are multiples of this."""
-        return 32
+        return self.backbone.strides[-1]
 
     @nn.compact
     def __call__(
@@ -69,7 +69,7 @@ class Detr(nn.Module):
         check_images(images, self.stride if exact else 1)
         pixels = images.pixels.astype(self.dtype)
 
-        maps = self.backbone(pixels, images.mask if exact else None)
+        maps = self.backbone(pixels, images.mask if exact else None, train)
         masks = tuple(resize_mask(images.mask, *x.shape[1:3]) for x in maps)
         (b, h, w, channels), mask = maps[-1].shape, masks[-1]
         position = self.position(mask).reshape(b, h * w, self.width)
@@ -90,11 +90,13 @@ class Detr(nn.Module):
         query = jnp.broadcast_to(query, (b, *query.shape))
         states = self.decoder(query, memory, position, mask.reshape(b, -1), train)
 
-        dense = torch_dense(self.num_classes + 1, self.width, "class_embed", **dtypes)
-        boxes = Mlp((self.width, self.width, 4), **dtypes, name="bbox_embed")(states)
+        last = {"dtype": jnp.float32, "param_dtype": self.param_dtype}
+        dense = torch_dense(self.num_classes + 1, self.width, "class_embed", **last)
+        widths = (self.width, self.width, 4)
+        boxes = Mlp(widths, **dtypes, final_dtype=jnp.float32, name="bbox_embed")(states)
         return DetectorOutput(
-            logits=dense(states).astype(jnp.float32),
-            boxes=jax.nn.sigmoid(boxes.astype(jnp.float32)),
+            logits=dense(states),
+            boxes=jax.nn.sigmoid(boxes),
             states=states,
             memory=memory,
             features=Features(tuple(maps), masks),
@@ -117,9 +119,11 @@ def is_exact(canvas: str) -> bool:
 def check_images(images: Images, multiple: int) -> None:
     """Raise `ValueError` unless images are normalised floats whose sides `multiple` divides."""
     shape = images.pixels.shape
-    if len(shape) != 4 or shape[-1] != 3 or shape[1] % multiple or shape[2] % multiple:
+    if len(shape) != 4 or shape[-1] != 3:
+        raise ValueError(f"images must be (b, h, w, 3), channels last; got {shape}")
+    if shape[1] % multiple or shape[2] % multiple:
         raise ValueError(
-            f"images must be (b, h, w, 3) with h, w multiples of {multiple}; got {shape}: "
+            f"sides of images must be multiples of {multiple}; got {shape[1]} × {shape[2]}: "
             "use data.batching.pad_to_multiple"
         )
     if not jnp.issubdtype(images.pixels.dtype, jnp.floating):

@@ -57,16 +57,23 @@ def propose(
     """Let every token propose a class and a box, and choose the best.
 
     Args:
+      class_head, box_head: features → logits and box deltas, in float32.
       rank: class logits → score of each token.
       count: tokens to choose, all of them if there are fewer.
-      index: choose these instead (near-tied scores may rank otherwise elsewhere).
+      index: choose these instead, at most `count` (near-tied scores may rank otherwise
+        elsewhere).
       padding_last: choose padding after all else. The originals do not tell padding from other
         unusable tokens, so that with few real tokens their choice depends on the canvas.
     """
+    if index is not None and (index.shape[0] != len(encoded.mask) or index.shape[1] > count):
+        raise ValueError(
+            f"proposal_index must be (b, q) with b = {len(encoded.mask)} images and at most "
+            f"{count} queries; got {index.shape}"
+        )
     anchors, usable = token_anchors(encoded.masks)
     features = encoder(encoded.memory, usable)
-    logits = class_head(features).astype(jnp.float32)
-    box_logits = box_head(features).astype(jnp.float32) + anchors
+    logits = class_head(features)
+    box_logits = box_head(features) + anchors
     score = rank(logits)
     if index is None:
         placed = jnp.where(encoded.mask, score, -jnp.inf) if padding_last else score
