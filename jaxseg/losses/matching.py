@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
+from jaxseg.ops.assign import assign
 from jaxseg.typing import Array, Bool, Float, Int
 
 
@@ -38,11 +38,14 @@ def match(cost: Float[Array, "q t"], mask: Bool[Array, " t"]) -> Matching:
     q, t = cost.shape
     if q == 0 or t == 0:
         return Matching(jnp.zeros(t, int), jnp.zeros(t, bool))
-    cost = _finite(cost.astype(jnp.float32), mask)
-    rows, columns = optax.assignment.hungarian_algorithm(cost)
-    query = jnp.zeros(t, int).at[columns].set(rows)
-    taken = jnp.zeros(t, bool).at[columns].set(True)
-    return Matching(jnp.where(taken & mask, query, 0), taken & mask)
+    # Targets are rows, real ones first.
+    order = jnp.argsort(~mask, stable=True)
+    cost = _finite(cost.astype(jnp.float32), mask).T[order]
+    # Targets beyond the queries take what is dearer than any query.
+    cost = jnp.pad(cost, ((0, 0), (0, max(0, t - q))), constant_values=2 * cost.max() + 1)
+    query = assign(cost, mask.sum())[jnp.argsort(order)]
+    taken = mask & (query < q)
+    return Matching(jnp.where(taken, query, 0), taken)
 
 
 def match_cheapest(cost: Float[Array, "q t"], mask: Bool[Array, " t"]) -> Matching:
@@ -57,11 +60,6 @@ def _finite(cost, mask):
     high = jnp.max(cost, where=real, initial=-jnp.inf)
     low, high = (jnp.where(jnp.isfinite(x), x, 0.0) for x in (low, high))
     spread = high - low
-    # One pair that is not finite costs more than all that avoiding it can. Without such pairs
-    # the costs keep their own size, so that float32 sums stay exact.
-    poisoned = (~real & mask).any()
-    worst = jnp.where(poisoned, min(cost.shape) * spread + 1, spread)
-    # An empty slot that wins a query is worse than any real one in its place.
-    empty = worst + spread + 1
-    cost = jnp.where(real, cost - low, jnp.where(mask, worst, empty))
-    return jax.lax.stop_gradient(cost)
+    # One pair that is not finite costs more than all that avoiding it can.
+    worst = min(cost.shape) * spread + 1
+    return jax.lax.stop_gradient(jnp.where(real, cost - low, jnp.where(mask, worst, 0)))
