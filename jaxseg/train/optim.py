@@ -5,7 +5,7 @@ moments, no gradient and no part in the clipped norm.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,7 @@ import optax
 
 from jaxseg.errors import UserError
 from jaxseg.parallel.rules import Table, lookup
-
-Flat = Mapping[str, jax.Array]
+from jaxseg.train.adamw import Flat, Update, adamw
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,8 +54,8 @@ class Optimizer:
             raise UserError("optimizer.frozen freezes every parameter: nothing is left to train")
         return kept
 
-    def build(self, schedule: optax.Schedule, paths: Iterable[str]) -> optax.GradientTransformation:
-        """The transformation of flat gradients, given all paths of the model (frozen as well).
+    def build(self, schedule: optax.Schedule, paths: Iterable[str]) -> Update:
+        """What a step does with flat gradients, given all paths of the model (frozen as well).
 
         The factor of `schedule` multiplies the learning rate.
         """
@@ -64,21 +63,17 @@ class Optimizer:
         rates = lookup(self.learning_rates, paths, default=1.0, what="optimizer.learning_rates")
         decays = lookup(self.decays, paths, default=1.0, what="optimizer.decays")
 
-        def decay(updates, params):
-            weights = {path: self.weight_decay * decays[path] for path in updates}
-            return {path: u + weights[path] * params[path] for path, u in updates.items()}
+        def of_step(count):
+            rate = self.learning_rate * schedule(count)
+            return {path: rate * rates[path] for path in paths}
 
-        def scale(updates, params):
-            del params
-            return {path: rates[path] * u for path, u in updates.items()}
-
-        clip = optax.identity() if self.clip_norm is None else clip_by_global_norm(self.clip_norm)
-        return optax.chain(
-            clip,
-            optax.scale_by_adam(self.beta1, self.beta2, self.epsilon),
-            optax.stateless(decay),
-            optax.stateless(scale),
-            optax.scale_by_learning_rate(lambda step: self.learning_rate * schedule(step)),
+        return adamw(
+            of_step,
+            {path: self.weight_decay * decays[path] for path in paths},
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            clip_norm=self.clip_norm,
         )
 
 
@@ -86,17 +81,6 @@ def _batch_statistics(paths: list[str]) -> set[str]:
     # Gradients stop before frozen batch normalisation, but decay would still shrink it.
     scopes = {path.rpartition("/")[0] for path in paths if path.endswith(("/mean", "/var"))}
     return {path for path in paths if path.rpartition("/")[0] in scopes}
-
-
-def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """torch's clipping: g · min(1, max_norm / (norm + 1e-6)); optax's has no epsilon."""
-
-    def clip(updates, params):
-        del params
-        coefficient = jnp.minimum(1.0, max_norm / (optax.tree.norm(updates) + 1e-6))
-        return jax.tree.map(lambda g: g * coefficient, updates)
-
-    return optax.stateless(clip)
 
 
 @dataclasses.dataclass(frozen=True)

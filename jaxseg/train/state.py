@@ -6,12 +6,12 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, PartitionSpec
 
 from jaxseg.parallel.rules import Table
 from jaxseg.parallel.shard import born_sharded, param_shardings, tree_shardings
 from jaxseg.params import flatten, unflatten
+from jaxseg.train.adamw import Update
 from jaxseg.train.optim import Ema
 from jaxseg.typing import Array, Int, PyTree
 
@@ -49,7 +49,7 @@ def select(params: dict[str, Any], paths: tuple[str, ...]) -> dict[str, Any]:
 
 def initial_state(
     params: dict[str, Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: Update,
     trainable: tuple[str, ...],
     ema: Ema,
     seed: int,

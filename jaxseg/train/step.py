@@ -5,12 +5,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 
 from jaxseg.ops.images import IMAGENET_MEAN, IMAGENET_STD, normalize
 from jaxseg.params import RNGS, flatten, unflatten
 from jaxseg.structures import Batch
+from jaxseg.train.adamw import Update
 from jaxseg.train.optim import Ema
 from jaxseg.train.state import TrainState, select
 from jaxseg.typing import Array, Bool, Float
@@ -35,7 +35,7 @@ class Report(NamedTuple):
 def make_step(
     model: nn.Module,
     criterion: Callable,
-    optimizer: optax.GradientTransformation,
+    optimizer: Update,
     trainable: Sequence[str],
     *,
     ema: Ema = Ema(),  # noqa: B008 (frozen)
@@ -48,6 +48,7 @@ def make_step(
 
     Args:
       criterion: (output, targets, normalizers) → Losses, with `normalizers(targets)`.
+      optimizer: `train.optim.Optimizer`'s, or another through `train.adamw.of_optax`.
       trainable: paths that are trained; the rest is constant.
       micro_batches: the batch is computed in so many parts, one after the other, whose
         gradients add up to the whole batch's (dropout draws other numbers).
@@ -65,17 +66,18 @@ def make_step(
                 gradients, params, state.params, batch, criterion, key, micro_batches
             )
         report = _report(grads, metrics)
-        updates, opt_state = optimizer.update(grads, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
-        new = TrainState(
-            step=state.step + 1,
+        params, opt_state = optimizer.apply(grads, state.opt_state, params, report.finite)
+        average = state.ema
+        if average is not None:
+            keep = lambda new, old: jnp.where(report.finite, new, old)  # noqa: E731
+            average = jax.tree.map(keep, ema.update(average, params, state.step), average)
+        new = state.replace(
+            step=state.step + report.finite,
             params=unflatten(flatten(state.params) | params),
             opt_state=opt_state,
-            ema=None if state.ema is None else ema.update(state.ema, params, state.step),
-            seed=state.seed,
+            ema=average,
         )
-        keep = lambda new, old: jnp.where(report.finite, new, old)  # noqa: E731
-        return jax.tree.map(keep, new, state), report
+        return new, report
 
     return step
 

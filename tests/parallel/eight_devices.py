@@ -60,7 +60,7 @@ def compare_steps(single, eight):
     many, report_many = eight.step(state)
     assert_close(host(report_one.metrics), host(report_many.metrics), ROUNDING)
     # Adam's first moment after one step is a tenth of the gradient.
-    assert_close(host(one.opt_state[1].mu), host(many.opt_state[1].mu), ROUNDING)
+    assert_close(host(one.opt_state.mu), host(many.opt_state.mu), ROUNDING)
     return many
 
 
@@ -70,7 +70,7 @@ def main(folder):
     print("ok: loss and gradients")
 
     kernel = state.params["encoder"]["layer_0"]["linear1"]["kernel"]
-    moment = state.opt_state[1].mu["encoder/layer_0/linear1/kernel"]
+    moment = state.opt_state.mu["encoder/layer_0/linear1/kernel"]
     shapes = {x.addressable_shards[0].data.shape for x in (kernel, moment)}
     assert shapes == {(8, 16)}, shapes  # (16, 32) over fsdp 2 × tensor 2
     assert batch_sharding(eight.mesh).shard_shape((8, 3)) == (2, 3)
@@ -84,7 +84,7 @@ def main(folder):
         restored = checkpoints.restore(abstract_state(*runner.arguments))
         jax.tree.map(np.testing.assert_array_equal, host(restored), saved)
         following, report = runner.step(restored, 1)
-        figures = host((report.metrics, following.opt_state[1].mu))
+        figures = host((report.metrics, following.opt_state.mu))
         first = figures if count == 1 else first
         assert_close(first, figures, ROUNDING)
     checkpoints.close()

@@ -8,7 +8,6 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxseg.parallel.mesh import MeshShape
-from jaxseg.train import loop
 from jaxseg.train.checkpoint import Checkpoints
 from jaxseg.train.compiled import CompiledStep
 from jaxseg.train.loop import Plan, Trainer
@@ -20,8 +19,14 @@ from tests.train.test_step import Rooted
 
 @pytest.fixture(autouse=True)
 def _compiles_quickly(monkeypatch):
-    plain, options = jax.jit, {"compiler_options": QUICK}
-    monkeypatch.setattr(loop.jax, "jit", lambda f, **kw: plain(f, **kw | options))
+    plain = jax.jit
+
+    def jit(function, **options):
+        # A call within a program has no options of its own.
+        step = getattr(function, "__module__", None) == "jaxseg.train.step"
+        return plain(function, **options | ({"compiler_options": QUICK} if step else {}))
+
+    monkeypatch.setattr(jax, "jit", jit)
 
 
 class Poisoned(Batches):

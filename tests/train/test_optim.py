@@ -1,11 +1,15 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch
 
 from jaxseg.errors import UserError
-from jaxseg.train.optim import Ema, Optimizer, clip_by_global_norm
+from jaxseg.train.adamw import clip_factor, of_optax
+from jaxseg.train.optim import Ema, Optimizer
 from jaxseg.train.schedule import Schedule
 
 SHAPES = {"backbone/kernel": (3, 4), "head/kernel": (4, 5), "head/bias": (5,)}
@@ -19,13 +23,13 @@ def draw(seed, scale=1.0):
 def test_clipping_equals_torchs():
     for scale in (1e-4, 1.0, 100.0):
         grads = draw(1, scale)
-        ours, _ = clip_by_global_norm(0.1).update(grads, None)
+        factor = clip_factor(grads, 0.1)
         theirs = {path: torch.nn.Parameter(torch.zeros(shape)) for path, shape in SHAPES.items()}
         for path, parameter in theirs.items():
             parameter.grad = torch.from_numpy(grads[path].copy())
         torch.nn.utils.clip_grad_norm_(theirs.values(), 0.1)
         for path, parameter in theirs.items():
-            np.testing.assert_allclose(ours[path], parameter.grad, rtol=2e-6)
+            np.testing.assert_allclose(factor * grads[path], parameter.grad, rtol=2e-6)
 
 
 def test_adamw_equals_torchs_with_groups_over_many_steps():
@@ -49,8 +53,7 @@ def test_adamw_equals_torchs_with_groups_over_many_steps():
     state = optimizer.init(params)
     for step in range(20):
         grads = draw(step + 100)
-        updates, state = optimizer.update(grads, state, params)
-        params = {path: params[path] + updates[path] for path in params}
+        params, state = optimizer.apply(grads, state, params, jnp.asarray(True))
         for path, parameter in theirs.items():
             parameter.grad = torch.from_numpy(grads[path])
         torchs.step()
@@ -116,3 +119,28 @@ def test_frozen_batch_normalisation_is_constant_without_a_rule():
 def test_freezing_everything_is_an_error():
     with pytest.raises(UserError, match="nothing is left to train"):
         Optimizer(frozen=(("", True),)).trainable(SHAPES)
+
+
+def test_any_optimizer_of_optax_updates_and_stays_where_nothing_is_finite():
+    params, grads = draw(0), draw(1)
+    sgd = optax.sgd(0.1, momentum=0.9)
+    update = of_optax(sgd)
+    new, state = update.apply(grads, update.init(params), params, jnp.asarray(True))
+    for path in params:
+        np.testing.assert_allclose(new[path], params[path] - 0.1 * grads[path], rtol=1e-6)
+    kept, same = update.apply(grads, state, new, jnp.asarray(False))
+    jax.tree.map(np.testing.assert_array_equal, (kept, same), (new, state))
+
+
+def test_the_state_is_changed_in_place():
+    """XLA would copy every parameter and moment, were new ones computed beside the old."""
+    params = {"kernel": jnp.zeros((512, 512))}
+    update = Optimizer().build(Schedule().build(10), params)
+
+    def step(params, state, average):
+        grads = jax.tree.map(jnp.cos, average)
+        params, state = update.apply(grads, state, params, jnp.isfinite(grads["kernel"].sum()))
+        return params, state, Ema(0.9).update(average, params, state.count)
+
+    lowered = jax.jit(step, donate_argnums=(0, 1, 2)).lower(params, update.init(params), params)
+    assert not re.findall(r"f32\[512,512\]\S* copy\(", lowered.compile().as_text())

@@ -12,7 +12,7 @@ from tests.train.small import Glance, Parts, draw_batch, quick_jit, small_detr
 def grads_by_moments(parts, batch):
     """After one step Adam's first moment is 0.1 × the (unclipped) gradient."""
     state, report = quick_jit(parts.step)(parts.state(), batch)
-    return {path: m / 0.1 for path, m in state.opt_state[1].mu.items()}, report
+    return {path: m / 0.1 for path, m in state.opt_state.mu.items()}, report
 
 
 def test_accumulated_micro_batches_equal_the_whole_batch():
@@ -71,7 +71,7 @@ def test_frozen_parameters_stay_and_have_no_moments():
     after, _ = quick_jit(parts.step)(parts.state(), draw_batch(0, 0))
     held = [path for path in before if path.startswith(("patch/", "norm/"))]
     assert len(held) == 4
-    assert not set(held) & set(after.opt_state[1].mu)
+    assert not set(held) & set(after.opt_state.mu)
     for path, value in flatten(after.params).items():
         assert np.array_equal(value, before[path]) == (path in held), path
 
