@@ -107,6 +107,12 @@ def is_native(directory: Path) -> bool:
     return isinstance(config, dict) and config.get("format") == "jaxseg"
 
 
+def beneath(folder: Path) -> str:
+    """For a message: the weights that a run's folder, taken for them, holds."""
+    inside = [str(folder / name) for name in ("best", "last") if is_native(folder / name)]
+    return f" (it is a run's folder: its weights are {' and '.join(inside)})" if inside else ""
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON in UTF-8's own letters."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"

@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     if not native.is_native(args.directory):
         raise UserError(
             f"the folder {args.directory} has no config.json of jaxseg: `jaxseg convert` makes "
-            "native weights of others"
+            f"native weights of others{native.beneath(args.directory)}"
         )
     intact = _check_file(args.directory)
     drifts = verify(args.directory, args.precision)

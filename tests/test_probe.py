@@ -10,7 +10,8 @@ import pytest
 
 from jaxseg import cli, native
 from jaxseg.backbones.resnet import FrozenBatchNorm
-from jaxseg.checkpoints import ImageConfig, save_pretrained
+from jaxseg.checkpoints import ImageConfig, from_pretrained, save_pretrained
+from jaxseg.errors import UserError
 from jaxseg.models.detr import decoder, encoder
 from jaxseg.nn.layers import layer_norm
 from jaxseg.params import flatten, unflatten
@@ -135,6 +136,12 @@ def test_verify_says_what_it_cannot_check(saved, tmp_path, capsys):
     assert f"there is no folder {tmp_path / 'nothing'}: give" in said(capsys)
     assert cli.main(["verify", str(tmp_path)]) == 2
     assert "no config.json of jaxseg" in said(capsys)
+    run = tmp_path / "run"
+    shutil.copytree(saved, run / "best")
+    assert cli.main(["verify", str(run)]) == 2
+    assert f"it is a run's folder: its weights are {run / 'best'})" in said(capsys)
+    with pytest.raises(UserError, match="it is a run's folder"):
+        from_pretrained(run)
     folder = tmp_path / "bare"
     shutil.copytree(saved, folder)
     (folder / "probe.json").unlink()

@@ -11,10 +11,10 @@ then takes steps of the same configuration on the same images in turn with ours
 
 On two cores of a virtual x86 server (AVX-512, jax 0.10.2, torch 2.13.0), otherwise idle:
 
-    products of 2048³: PyTorch 318, XLA 265 GFLOP/s
-    a step: 1.180 s, 3.4 images/s
-    the original's: 1.092 s; ratio 0.92
-    its arithmetic: 85.0 GFLOP, 23 % of the roofline
+    products of 2048³: PyTorch 322, XLA 252 GFLOP/s
+    a step: 1.153 s, 3.5 images/s
+    the original's: 1.132 s; ratio 0.98
+    its arithmetic: 84.9 GFLOP, 23 % of the roofline
 
 Products are not the measure of a step: the original took 0.975 s on another machine whose products
 ran at 89 GFLOP/s.

@@ -64,8 +64,9 @@ def infer_detr(
     if model is None and dilation is None:
         dilation = "dc5" in file_name.lower()
         how = "its file name says so" if dilation else "its keys cannot tell"
+        other = "detr.r50_dc5_panoptic" if masks else "detr.r50_dc5"
         assumptions.append(
-            f"dilation={dilation} ({how}; name the model, such as detr.r50_dc5, to change it)"
+            f"dilation={dilation} ({how}; name the model, such as {other}, to change it)"
         )
     builder = partial(name_builder, masks=masks, num_classes=kwargs["num_classes"])
     name, size = _choose(file_name, model, depth, dilation, builder)

@@ -16,7 +16,7 @@ from jaxseg.models.dab_detr import EPSILON, DabDetr
 from jaxseg.models.deformable_detr import DeformableDetr
 from jaxseg.models.detr import DetrSegmentation
 from jaxseg.models.dino import Dino
-from jaxseg.native import build_model, read_json, write_folder, write_json
+from jaxseg.native import beneath, build_model, read_json, write_folder, write_json
 from jaxseg.params import flatten
 from jaxseg.pretrained import Pretrained, Source
 from jaxseg_convert_torch import TABLES, convert, detect_table, revert
@@ -60,6 +60,7 @@ def _open_huggingface(folder: Path) -> Source:
     if not (folder / "config.json").exists():
         raise UserError(
             f"{folder} has no config.json; give a folder of save_pretrained or a weights file"
+            f"{beneath(folder)}"
         )
     try:
         name, kwargs, classes, notes = read_config(read_json(folder / "config.json"))
