@@ -64,8 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--coco",
         type=Path,
         metavar="FILE",
-        help="also write COCO's form of results to FILE: the image_id is the number in a file's "
-        "name, else the name; boxes are in pixels of the image turned upright by its EXIF",
+        help="also write COCO's form of results to FILE, those above the threshold: the image_id "
+        "is the number in a file's name, else the name; boxes are in pixels of the image turned "
+        "upright by its EXIF",
     )
     forms.add_argument(
         "--panoptic",
