@@ -291,16 +291,13 @@ def dino(
     stages = (0, 1, 2, 3) if num_levels > 4 else (1, 2, 3)[-num_levels:]
     if swin is not None and vit is not None:
         raise ValueError(f"a model has one backbone; got swin={swin!r} and vit={vit!r}")
+    options = {"remat": remat, **dtypes}
+    if drop_path is not None:
+        options["drop_path"] = drop_path
     if vit is not None:
-        options = {} if drop_path is None else {"drop_path": drop_path}
-        backbone = PyramidBackbone(
-            net=build_vit(vit, image_size=image_size, remat=remat, **options, **dtypes),
-            pyramid=SimpleFeaturePyramid(width, FACTORS[-len(stages) :], **dtypes),
-        )
+        backbone = _pyramid(vit, image_size, width, len(stages), options)
     elif swin is not None:
-        rate = 0.2 if drop_path is None else drop_path
-        options = {"drop_path": rate, "stages": stages, "remat": remat}
-        backbone = build_swin(swin, pretraining, **options, **dtypes)
+        backbone = build_swin(swin, pretraining, stages=stages, **{"drop_path": 0.2} | options)
     else:
         backbone = resnet(depth, norm, width=stem, stages=stages, **dtypes)
     return Dino(
@@ -317,6 +314,15 @@ def dino(
         width=width,
         **fields,
         **dtypes,
+    )
+
+
+def _pyramid(vit: str, image_size: int, width: int, count: int, options: dict) -> PyramidBackbone:
+    """A plain transformer's one map as the `count` coarsest levels."""
+    dtypes = {name: options[name] for name in ("dtype", "param_dtype")}
+    return PyramidBackbone(
+        net=build_vit(vit, image_size=image_size, **options),
+        pyramid=SimpleFeaturePyramid(width, FACTORS[-count:], **dtypes),
     )
 
 
