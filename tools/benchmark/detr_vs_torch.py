@@ -9,12 +9,12 @@ the extra `test`; nothing is downloaded.
 
 On two cores of a virtual x86 server (AVX-512, jax 0.10.2, torch 2.13.0), otherwise idle:
 
-    forward, batch 1          1.41
-    forward, batch 4          2.03
-    training step, batch 2    0.76
+    forward, batch 1          1.56
+    forward, batch 4          2.08
+    training step, batch 2    0.81
 
-Where our training step spends its work: matrix products 39 % (forward 19, backward 20),
-convolutions 12 % (7 and 5), the rest (dropout, softmax, normalisation, optimiser) 49 %. Kernels of
+Where our training step spends its work: matrix products 37 % (forward 18, backward 18),
+convolutions 13 % (8 and 6), the rest (dropout, softmax, normalisation, optimiser) 50 %. Kernels of
 convolutions learn by products of windows (`jaxseg.ops.conv`), at half the time of XLA's own
 gradient; that of a 1×1 convolution is a product whose transposed factor XLA lays out anew, and
 slowly. Tried without gain beyond noise: barriers that keep the compiler from fusing cotangents,
