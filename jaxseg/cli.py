@@ -141,10 +141,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     if rest and growing and not any(word.startswith("-") for word in rest):
         growing[0] += rest
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        hint = f" (a setting has no dashes: {_as_setting(rest)})" if "overrides" in args else ""
+        parser.error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     if "run" not in args:
         parser.print_help()
     return args
+
+
+def _as_setting(words: list[str]) -> str:
+    """`--steps 30` or `--steps=30`, as training takes it."""
+    name, _, value = next(word for word in words if word.startswith("-")).partition("=")
+    after = words[words.index(name) + 1 :][:1] if name in words else []
+    return f"{name.lstrip('-').replace('-', '_')}={value or ''.join(after) or '...'}"
 
 
 def _paragraph(text: str) -> str:

@@ -199,6 +199,13 @@ def test_an_unknown_option_after_the_overrides_is_refused(capsys):
     assert "unrecognized arguments: --shwo" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--data.batch-size", "8"], ["--data.batch-size=8"]])
+def test_a_setting_written_as_an_option_is_shown_without_dashes(words, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "detr/bccd", *words])
+    assert "(a setting has no dashes: data.batch_size=8)" in capsys.readouterr().err
+
+
 def test_a_working_folder_below_a_file_is_refused_before_training(capsys, tmp_path):
     (tmp_path / "file").write_text("")
     assert cli.main(["train", "detr/synthetic", "--workdir", str(tmp_path / "file" / "x")]) == 2

@@ -96,7 +96,10 @@ def _raise_unknown(config: Any, field: str, parents: tuple[str, ...]) -> None:
     names = _fields(config)
     if not names:
         raise UserError(f"unknown override {name!r}: {where} is {config!r} and has no parts")
-    close = difflib.get_close_matches(field, names, 1)
+    # A setting of a part, written without the part's name, is meant more surely than a like name.
+    deeper = [inner for inner in settings(config) if inner.endswith(f".{field}")]
+    close = sorted(deeper, key=lambda inner: inner.count("."))[:1]
+    close = close or difflib.get_close_matches(field, names, 1)
     hint = f" (did you mean {'.'.join([*parents, close[0]])}?)" if close else ""
     raise UserError(f"unknown override {name!r}{hint}: {where} has {', '.join(sorted(names))}")
 

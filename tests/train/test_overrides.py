@@ -64,6 +64,7 @@ def test_the_dtype_of_a_module_is_that_of_its_parts():
     ("override", "message"),
     [
         ("epoch=3", r"'epoch' \(did you mean epochs\?\): a config has accumulate, backbone"),
+        ("learning_rate=1", r"did you mean optimizer.learning_rate\?"),
         ("model.decodr.x=1", r"did you mean model.decoder\?.*model has backbone, canvas, decoder"),
         ("data.val.x=1", "data.val is 'b.json' and has no parts"),
         ("model=3", "model has parts: override one of model.backbone"),
