@@ -16,7 +16,7 @@ from jaxseg.models.detr.deformable_decoder import DeformableDecoder, ReferencePo
 from jaxseg.models.detr.deformable_encoder import DeformableEncoder
 from jaxseg.models.detr.denoising import Noise, prepend, split_off
 from jaxseg.models.detr.detr import Canvas, check_images, is_exact
-from jaxseg.models.detr.heads import layer_heads, refine_boxes, sigmoid_detections
+from jaxseg.models.detr.heads import begin_alike, layer_heads, refine_boxes, sigmoid_detections
 from jaxseg.models.detr.label_content import LabelContent, mark
 from jaxseg.models.detr.levels import coarsest_stride, encode
 from jaxseg.models.detr.queries import Anchors, anchor_logits
@@ -102,6 +102,7 @@ class DabDeformableDetr(nn.Module):
             train=train,
         )
         logits = jnp.stack([head(x) for head, x in zip(class_heads, decoded.states, strict=True)])
+        begin_alike(self)
         output = DetectorOutput(
             logits=logits,
             boxes=decoded.updates,

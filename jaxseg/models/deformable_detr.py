@@ -17,6 +17,7 @@ from jaxseg.models.detr.deformable_decoder import DeformableDecoder
 from jaxseg.models.detr.deformable_encoder import DeformableEncoder
 from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.heads import (
+    begin_alike,
     layer_heads,
     refine_boxes,
     sigmoid_detections,
@@ -136,6 +137,7 @@ class DeformableDetr(nn.Module):
         if boxes is None:
             boxes = jnp.stack([refine(i, decoded.states[i], reference) for i in layers])
         logits = jnp.stack([class_heads[i](decoded.states[i]) for i in layers])
+        begin_alike(self)
         extras |= {"encoded": encoded, "references": decoded.references}
         return DetectorOutput(
             logits=logits,

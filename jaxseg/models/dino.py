@@ -31,6 +31,7 @@ from jaxseg.models.detr.denoising import (
 )
 from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.heads import (
+    begin_alike,
     box_delta_head,
     layer_heads,
     refine_boxes,
@@ -156,6 +157,7 @@ class Dino(nn.Module):
         layers = range(len(starts))
         boxes = jnp.stack([refine(i, decoded.states[i], starts[i]) for i in layers])
         logits = jnp.stack([class_heads[i](decoded.states[i]) for i in layers])
+        begin_alike(self)
         output = DetectorOutput(
             logits=logits,
             boxes=boxes,

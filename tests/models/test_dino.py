@@ -101,6 +101,25 @@ def test_published_models_train_the_published_number_of_parameters(name, count):
     assert sum(np.prod(leaf.shape, dtype=int) for leaf in trained.values()) == count
 
 
+@pytest.mark.parametrize("name", ["two_stage", "dn_deformable", "dino_unshared"])
+def test_heads_begin_as_copies_of_one(name):
+    model = small(name)
+    drawn = quick_jit(model.init)(jax.random.key(0), images(noise(64, 64, 0), canvas=(64, 64)))
+    flat = flatten(drawn["params"])
+    heads = {path.partition("/")[0] for path in flat if "_embed" in path.partition("/")[0]}
+    for kind in ("class_embed", "bbox_embed"):
+        names = [head for head in heads if kind in head]
+        assert len(names) == (2 if name == "dn_deformable" else 3)
+        for path in [path for path in flat if path.startswith(f"{names[0]}/")]:
+            rest = path.partition("/")[2]
+            if rest != "layer_2/bias":
+                for other in names[1:]:
+                    np.testing.assert_array_equal(flat[path], flat[f"{other}/{rest}"])
+    if name == "dn_deformable":
+        np.testing.assert_array_equal(flat["bbox_embed_0/layer_2/bias"], [0, 0, -2, -2])
+        assert not flat["bbox_embed_1/layer_2/bias"].any()
+
+
 @pytest.mark.parametrize(
     "name",
     [

@@ -1,6 +1,7 @@
 """Class and box heads, and the way from their outputs to detections in pixels."""
 
 import math
+import re
 from collections.abc import Sequence
 
 import jax
@@ -16,6 +17,7 @@ from jaxseg.typing import Array, DTypeLike, Float, Int
 
 # Sigmoid classes start as if one output in a hundred were right (arXiv 1708.02002, section 4.1).
 PRIOR = 0.01
+HEAD = re.compile(r"(enc_out_)?(class|bbox)_embed(_\d+)?")
 
 
 def sigmoid_class_head(
@@ -84,6 +86,22 @@ def layer_heads(
         pairs = [pair(f"_{i}", size) for i, size in enumerate(sizes)]
     classes, boxes = zip(*pairs, strict=True)
     return list(classes), list(boxes)
+
+
+def begin_alike(model: nn.Module) -> None:
+    """Let all class heads begin with the weights of one of them, and all box heads, as copies do.
+
+    To be called at the end of a model's `__call__`: it acts while parameters are drawn. The last
+    layer of a box head keeps its own constants.
+    """
+    if not model.is_initializing():
+        return
+    params = model.variables["params"]
+    for kind, own in (("class_embed", ()), ("bbox_embed", ("layer_2",))):
+        names = [name for name in params if HEAD.fullmatch(name) and kind in name]
+        for name in names[1:]:
+            kept = {part: params[name][part] for part in own}
+            model.put_variable("params", name, params[names[0]] | kept)
 
 
 def refine_boxes(
