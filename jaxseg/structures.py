@@ -10,6 +10,9 @@ import jax.numpy as jnp
 
 from jaxseg.typing import Array, Bool, Float, Int, Num
 
+# A logit whose sigmoid and focal loss are 0, and finite.
+ABSENT = -1e4
+
 
 @flax.struct.dataclass
 class Images:
@@ -99,6 +102,7 @@ class Proposals:
       anchors: the same before the box head's word.
       score: what tokens are ranked by.
       index: the chosen tokens, best first.
+      real: False where padding was chosen, for want of tokens; the originals do not ask.
     """
 
     features: Float[Array, "b n d"]
@@ -107,10 +111,15 @@ class Proposals:
     anchors: Float[Array, "b n 4"]
     score: Float[Array, "b n"]
     index: Int[Array, "b q"]
+    real: Bool[Array, "b q"]
 
     def chosen(self, x: Float[Array, "b n c"]) -> Float[Array, "b q c"]:
         """The rows of the chosen tokens."""
         return jnp.take_along_axis(x, self.index[..., None], 1)
+
+    def hide(self, logits: Float[Array, "*l b q k"]) -> Float[Array, "*l b q k"]:
+        """Logits of the chosen tokens' queries, without a chance where padding was chosen."""
+        return jnp.where(self.real[..., None], logits, ABSENT)
 
 
 @flax.struct.dataclass

@@ -15,6 +15,7 @@ from jaxseg.backbones.resnet import resnet
 from jaxseg.kernels.ms_deform_attn import Implementation
 from jaxseg.models.detr.deformable_decoder import DeformableDecoder
 from jaxseg.models.detr.deformable_encoder import DeformableEncoder
+from jaxseg.models.detr.denoising import seen_by_all
 from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.heads import (
     begin_alike,
@@ -116,7 +117,10 @@ class DeformableDetr(nn.Module):
             # Every token learns to propose, not only those that were chosen.
             found = Predictions(proposals.logits, jax.nn.sigmoid(proposals.box_logits))
             extras = {"proposals": proposals, "first_stage": found}
+            # Only an exact canvas tells padding from real tokens.
+            mask = seen_by_all(proposals.real) if exact else None
         else:
+            proposals = mask = None
             query, content = learned_queries(self, self.num_queries, len(images.mask))
             reference = self._reference_points(query)
             extras = {}
@@ -130,6 +134,7 @@ class DeformableDetr(nn.Module):
             encoded,
             query=query,
             refine=refine if self.refine else None,
+            attention_mask=mask,
             train=train,
         )
         layers = range(len(decoded.states))
@@ -137,6 +142,8 @@ class DeformableDetr(nn.Module):
         if boxes is None:
             boxes = jnp.stack([refine(i, decoded.states[i], reference) for i in layers])
         logits = jnp.stack([class_heads[i](decoded.states[i]) for i in layers])
+        if proposals is not None:
+            logits = proposals.hide(logits)
         begin_alike(self)
         extras |= {"encoded": encoded, "references": decoded.references}
         return DetectorOutput(

@@ -129,12 +129,16 @@ class Dino(nn.Module):
 
         extras = {"encoded": encoded}
         content, reference, proposals = self._select(encoded, proposal_index, exact)
+        real = None
         if proposals is not None:
+            # Only an exact canvas tells padding from real tokens.
+            real = proposals.real if exact else None
             box_logits = proposals.chosen(proposals.box_logits)
-            found = Predictions(proposals.chosen(proposals.logits), jax.nn.sigmoid(box_logits))
+            scores = proposals.hide(proposals.chosen(proposals.logits))
+            found = Predictions(scores, jax.nn.sigmoid(box_logits))
             extras |= {"proposals": proposals, "first_stage": found}
         denoising = self._denoise(targets, noise, train)
-        content, reference, mask = prepend(denoising, content, reference)
+        content, reference, mask = prepend(denoising, content, reference, real)
 
         def refine(layer, state, reference):
             return refine_boxes(box_heads[layer](state), reference, EPSILON)
@@ -167,7 +171,10 @@ class Dino(nn.Module):
             position=encoded.position,
             extras=extras | {"references": jnp.stack(decoded.references)},
         )
-        return split_off(output, denoising, score_empty=True)
+        output = split_off(output, denoising, score_empty=True)
+        if proposals is None:
+            return output
+        return output.replace(logits=proposals.hide(output.logits))
 
     def _select(
         self, encoded: Encoded, index: Int[Array, "b q"] | None, exact: bool

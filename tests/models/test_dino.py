@@ -332,6 +332,20 @@ def test_a_canvas_of_fewer_tokens_than_queries_has_fewer_queries():
     assert np.isfinite(output.boxes).all()
 
 
+@pytest.mark.parametrize("name", ["dino", pytest.param("two_stage", marks=pytest.mark.slow)])
+def test_on_an_exact_canvas_padding_fills_up_queries_and_is_seen_by_none(name):
+    model = small(name, num_queries=100, canvas="exact")
+    params, run = init(model), quick_jit(model.apply)
+    alone = run({"params": params}, images(noise(64, 64, 1), canvas=(64, 64)))
+    larger = run({"params": params}, images(noise(64, 64, 1), canvas=(64, 128)))
+    assert (alone.boxes.shape[2], larger.boxes.shape[2]) == (85, 100)
+    np.testing.assert_allclose(larger.boxes[:, :, :85], alone.boxes, rtol=0, atol=5e-6)
+    np.testing.assert_allclose(larger.logits[:, :, :85], alone.logits, rtol=0, atol=5e-5)
+    found = model.detections(larger, jnp.array([[64, 64]]))
+    kept = found.scores > 0
+    assert kept.sum() <= 85 * model.num_classes
+
+
 def test_suppression_leaves_one_detection_of_each_place():
     model = small("dino", nms_iou=0.5, num_select=40)
     params = init(model)

@@ -131,10 +131,15 @@ def _slot_boxes(slots: Slots, targets: Targets):
     return jnp.take_along_axis(boxes, slots.target[..., None], 1)
 
 
-def attention_mask(slots: Slots, num_queries: int) -> Bool[Array, "b n n"]:
+def attention_mask(
+    slots: Slots, num_queries: int, real: Bool[Array, "b q"] | None = None
+) -> Bool[Array, "b n n"]:
     """Who may see whom: denoising slots come first, then the matching queries.
 
     Matching queries see each other alone; a slot sees its group and all matching queries.
+
+    Args:
+      real: matching queries that may be seen; None is all.
     """
     b, s = slots.group.shape
     group = jnp.where(slots.used, slots.group, -1)
@@ -143,19 +148,36 @@ def attention_mask(slots: Slots, num_queries: int) -> Bool[Array, "b n n"]:
     top = jnp.concatenate([same, jnp.ones((b, s, num_queries), bool)], 2)
     bottom = jnp.zeros((b, num_queries, s), bool)
     bottom = jnp.concatenate([bottom, jnp.ones((b, num_queries, num_queries), bool)], 2)
-    return jnp.concatenate([top, bottom], 1)
+    seen = jnp.concatenate([top, bottom], 1)
+    if real is None:
+        return seen
+    return seen & jnp.concatenate([jnp.ones((b, s), bool), real], 1)[:, None]
 
 
 def prepend(
-    denoising: Denoising | None, content: Float[Array, "b q d"], reference: Float[Array, "b q 4"]
+    denoising: Denoising | None,
+    content: Float[Array, "b q d"],
+    reference: Float[Array, "b q 4"],
+    real: Bool[Array, "b q"] | None = None,
 ) -> tuple[Float[Array, "b n d"], Float[Array, "b n 4"], Bool[Array, "b n n"] | None]:
-    """Content and reference boxes of all queries, denoising ones first, and who may see whom."""
+    """Content and reference boxes of all queries, denoising ones first, and who may see whom.
+
+    Args:
+      real: matching queries that may be seen; None is all.
+    """
     if denoising is None:
-        return content, reference, None
-    mask = attention_mask(denoising.slots, content.shape[1])
+        return content, reference, seen_by_all(real)
+    mask = attention_mask(denoising.slots, content.shape[1], real)
     boxes = jax.nn.sigmoid(denoising.box_logits)
     content = jnp.concatenate([denoising.content, content], 1)
     return content, jnp.concatenate([boxes, reference], 1), mask
+
+
+def seen_by_all(real: Bool[Array, "b q"] | None) -> Bool[Array, "b q q"] | None:
+    """The attention mask by which every query sees the `real` ones; None is no mask."""
+    if real is None:
+        return None
+    return jnp.broadcast_to(real[:, None], (*real.shape, real.shape[1]))
 
 
 def split_off(

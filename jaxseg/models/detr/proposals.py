@@ -80,7 +80,10 @@ def propose(
         # A canvas of fewer tokens has fewer queries (the originals end with an error).
         count = min(count, score.shape[1])
         index = jax.lax.top_k(jax.lax.stop_gradient(placed), count)[1]
-    return Proposals(features, logits, box_logits, anchors, score, index)
+    real = jnp.ones(index.shape, bool)
+    if padding_last:
+        real = jnp.take_along_axis(encoded.mask, index, 1)
+    return Proposals(features, logits, box_logits, anchors, score, index, real)
 
 
 def token_anchors(
