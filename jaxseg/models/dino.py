@@ -249,7 +249,7 @@ class Dino(nn.Module):
 def dino(
     *,
     swin: str | None = None,
-    pretraining: int = 384,
+    pretraining: int | None = None,
     vit: str | None = None,
     image_size: int = 1024,
     drop_path: float | None = None,
@@ -274,7 +274,8 @@ def dino(
 
     Args:
       swin: a size in `backbones.swin.SIZES`, instead of a ResNet.
-      pretraining: side of the images that the Swin was pre-trained with: its windows' size.
+      pretraining: side of the images that the Swin was pre-trained with, which gives its windows;
+        None is the largest that was published: 384 for base and large, 224 for the smaller.
       vit: a size in `backbones.vit.SIZES`, instead of either: a plain transformer whose one map
         a simple feature pyramid turns into several (arXiv 2203.16527, section 3).
       image_size: side of the images that the ViT's relative positions are made for.
@@ -306,6 +307,7 @@ def dino(
     if vit is not None:
         backbone = _pyramid(vit, image_size, width, len(stages), options)
     elif swin is not None:
+        pretraining = pretraining or (384 if swin in ("base", "large") else 224)
         backbone = build_swin(swin, pretraining, stages=stages, **{"drop_path": 0.2} | options)
     else:
         backbone = resnet(depth, norm, width=stem, stages=stages, **dtypes)

@@ -346,6 +346,12 @@ def test_on_an_exact_canvas_padding_fills_up_queries_and_is_seen_by_none(name):
     assert kept.sum() <= 85 * model.num_classes
 
 
+@pytest.mark.parametrize(("size", "window"), [("tiny", 7), ("small", 7), ("base", 12)])
+def test_a_swin_has_the_windows_of_its_largest_published_pretraining(size, window):
+    assert dino(swin=size).backbone.window == window
+    assert dino(swin=size, pretraining=224).backbone.window == 7
+
+
 def test_suppression_leaves_one_detection_of_each_place():
     model = small("dino", nms_iou=0.5, num_select=40)
     params = init(model)
