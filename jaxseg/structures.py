@@ -98,8 +98,7 @@ class Proposals:
     Attributes:
       features: of each token, after its linear layer and norm.
       logits: class logits of each token.
-      box_logits: boxes before the sigmoid; infinite where there is no anchor.
-      anchors: the same before the box head's word.
+      anchors: boxes before the sigmoid, to which a box head adds; infinite where there is none.
       score: what tokens are ranked by.
       index: the chosen tokens, best first.
       real: False where padding was chosen, for want of tokens; the originals do not ask.
@@ -107,7 +106,6 @@ class Proposals:
 
     features: Float[Array, "b n d"]
     logits: Float[Array, "b n k"]
-    box_logits: Float[Array, "b n 4"]
     anchors: Float[Array, "b n 4"]
     score: Float[Array, "b n"]
     index: Int[Array, "b q"]

@@ -104,18 +104,18 @@ class DeformableDetr(nn.Module):
                 encoder,
                 encoded,
                 class_heads[-1],
-                box_heads[-1],
                 lambda logits: logits[..., 0],
                 self.num_queries,
                 proposal_index,
                 padding_last=exact,
             )
-            chosen = proposals.chosen(proposals.box_logits)
+            box_logits = box_heads[-1](proposals.features) + proposals.anchors
+            chosen = proposals.chosen(box_logits)
             reference = jax.nn.sigmoid(jax.lax.stop_gradient(chosen))
             queries = ProposedQueries(self.width, self.dtype, self.param_dtype, name="queries")
             query, content = queries(reference)
             # Every token learns to propose, not only those that were chosen.
-            found = Predictions(proposals.logits, jax.nn.sigmoid(proposals.box_logits))
+            found = Predictions(proposals.logits, jax.nn.sigmoid(box_logits))
             extras = {"proposals": proposals, "first_stage": found}
             # Only an exact canvas tells padding from real tokens.
             mask = seen_by_all(proposals.real) if exact else None

@@ -133,10 +133,9 @@ class Dino(nn.Module):
         if proposals is not None:
             # Only an exact canvas tells padding from real tokens.
             real = proposals.real if exact else None
-            box_logits = proposals.chosen(proposals.box_logits)
             scores = proposals.hide(proposals.chosen(proposals.logits))
-            found = Predictions(scores, jax.nn.sigmoid(box_logits))
-            extras |= {"proposals": proposals, "first_stage": found}
+            extras |= {"proposals": proposals, "first_stage": Predictions(scores, reference)}
+            reference = jax.lax.stop_gradient(reference)
         denoising = self._denoise(targets, noise, train)
         content, reference, mask = prepend(denoising, content, reference, real)
 
@@ -179,7 +178,10 @@ class Dino(nn.Module):
     def _select(
         self, encoded: Encoded, index: Int[Array, "b q"] | None, exact: bool
     ) -> tuple[Float[Array, "b q d"], Float[Array, "b q 4"], Proposals | None]:
-        """Content and first boxes of the matching queries, and what proposed them."""
+        """Content and first boxes of the matching queries, and what proposed them.
+
+        The boxes carry their gradient.
+        """
         if self.selection not in get_args(Selection):
             names = ", ".join(get_args(Selection))
             raise ValueError(f"selection must be one of {names}; got {self.selection!r}")
@@ -198,17 +200,18 @@ class Dino(nn.Module):
             ProposalEncoder(*dtypes, name="proposals"),
             encoded,
             sigmoid_class_head(self.num_classes, self.param_dtype, "enc_out_class_embed"),
-            box_delta_head(self.width, *dtypes, name="enc_out_bbox_embed"),
             lambda logits: logits.max(-1),
             self.num_queries,
             index,
             padding_last=exact,
         )
+        features = proposals.chosen(proposals.features)
         if content is None:
-            content = jax.lax.stop_gradient(proposals.chosen(proposals.features))
+            content = jax.lax.stop_gradient(features)
         content = content[:, : proposals.index.shape[1]]
-        chosen = jax.lax.stop_gradient(proposals.chosen(proposals.box_logits))
-        return content, jax.nn.sigmoid(chosen), proposals
+        box_head = box_delta_head(self.width, *dtypes, name="enc_out_bbox_embed")
+        boxes = jax.nn.sigmoid(box_head(features) + proposals.chosen(proposals.anchors))
+        return content, boxes, proposals
 
     def _denoise(
         self, targets: Targets | None, noise: Noise | None, train: bool

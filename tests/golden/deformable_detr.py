@@ -126,7 +126,7 @@ def name_predictions(output: DetectorOutput) -> dict:
     if "proposals" in output.extras:
         proposals = output.extras["proposals"]
         named["enc.pred_logits"] = proposals.logits
-        named["enc.pred_boxes"] = jax.nn.sigmoid(proposals.box_logits)
+        named["enc.pred_boxes"] = output.extras["first_stage"].boxes
     return named
 
 

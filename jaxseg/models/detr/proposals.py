@@ -48,16 +48,18 @@ def propose(
     encoder: ProposalEncoder,
     encoded: Encoded,
     class_head: Callable,
-    box_head: Callable,
     rank: Callable[[Float[Array, "b n k"]], Float[Array, "b n"]],
     count: int,
     index: Int[Array, "b q"] | None = None,
     padding_last: bool = False,
 ) -> Proposals:
-    """Let every token propose a class and a box, and choose the best.
+    """Let every token propose a class at its anchor, and choose the best.
+
+    What a box head adds to the anchors is the caller's: DINO asks it for the chosen tokens alone,
+    Deformable DETR for all.
 
     Args:
-      class_head, box_head: features → logits and box deltas, in float32.
+      class_head: features → logits, in float32.
       rank: class logits → score of each token.
       count: tokens to choose, all of them if there are fewer.
       index: choose these instead, at most `count` (near-tied scores may rank otherwise
@@ -73,7 +75,6 @@ def propose(
     anchors, usable = token_anchors(encoded.masks)
     features = encoder(encoded.memory, usable)
     logits = class_head(features)
-    box_logits = box_head(features) + anchors
     score = rank(logits)
     if index is None:
         placed = jnp.where(encoded.mask, score, -jnp.inf) if padding_last else score
@@ -83,7 +84,7 @@ def propose(
     real = jnp.ones(index.shape, bool)
     if padding_last:
         real = jnp.take_along_axis(encoded.mask, index, 1)
-    return Proposals(features, logits, box_logits, anchors, score, index, real)
+    return Proposals(features, logits, anchors, score, index, real)
 
 
 def token_anchors(
