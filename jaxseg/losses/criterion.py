@@ -49,11 +49,13 @@ class FirstStage:
       suffix: of its terms' names.
       class_agnostic: every object has the label 0.
       weight: beside the weights of the other losses.
+      boxes: whether boxes are scored too; without, they still count in the matching.
     """
 
     suffix: str
     class_agnostic: bool = False
     weight: float = 1.0
+    boxes: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,6 +244,7 @@ class SetCriterion:
             weight = getattr(self, base)
             if self.first_stage is not None and suffix == self.first_stage.suffix:
                 weight *= self.first_stage.weight
+                weight *= base == "loss_ce" or self.first_stage.boxes
             total += weight * value
         return total
 

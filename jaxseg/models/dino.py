@@ -7,6 +7,7 @@ states     = decoder(queries, reference boxes, memory)              refined laye
 outputs    = heads(states) around the references, looking forward twice           section 3.4
 """
 
+import math
 from typing import Literal, get_args
 
 import jax
@@ -39,7 +40,7 @@ from jaxseg.models.detr.heads import (
     sigmoid_detections,
 )
 from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode
-from jaxseg.models.detr.proposals import ProposalEncoder, Proposals, propose
+from jaxseg.models.detr.proposals import SIZE, ProposalEncoder, Proposals, propose
 from jaxseg.necks.channel_mapper import ChannelMapper
 from jaxseg.necks.simple_feature_pyramid import PyramidBackbone, SimpleFeaturePyramid
 from jaxseg.nn.initializers import xavier_uniform
@@ -65,6 +66,8 @@ class Dino(nn.Module):
       num_queries: proposals and matching queries.
       selection: what the queries are: "mixed" takes boxes from the proposals and learns content,
         "pure" takes the proposals' features as content too, "static" learns boxes and content.
+      learned_anchor_size: of a proposal before the box head's word, instead of a constant one.
+      propose_all: the encoder's losses see every token's proposal, not only the chosen ones.
       look_forward_twice: a layer's loss also reaches the box that the layer before made.
       shared_heads: all decoder layers have one class and one box head.
       dn_number: about as many positive denoising queries; below 50, half the number of groups of
@@ -87,6 +90,8 @@ class Dino(nn.Module):
     num_queries: int = 900
     width: int = 256
     selection: Selection = "mixed"
+    learned_anchor_size: bool = False
+    propose_all: bool = False
     look_forward_twice: bool = True
     shared_heads: bool = True
     dn_number: int = 100
@@ -128,14 +133,12 @@ class Dino(nn.Module):
         class_heads, box_heads = layer_heads(self, self.decoder.num_layers, self.shared_heads)
 
         extras = {"encoded": encoded}
-        content, reference, proposals = self._select(encoded, proposal_index, exact)
+        content, reference, proposals, found = self._select(encoded, proposal_index, exact)
         real = None
         if proposals is not None:
             # Only an exact canvas tells padding from real tokens.
             real = proposals.real if exact else None
-            scores = proposals.hide(proposals.chosen(proposals.logits))
-            extras |= {"proposals": proposals, "first_stage": Predictions(scores, reference)}
-            reference = jax.lax.stop_gradient(reference)
+            extras |= {"proposals": proposals, "first_stage": found}
         denoising = self._denoise(targets, noise, train)
         content, reference, mask = prepend(denoising, content, reference, real)
 
@@ -177,10 +180,10 @@ class Dino(nn.Module):
 
     def _select(
         self, encoded: Encoded, index: Int[Array, "b q"] | None, exact: bool
-    ) -> tuple[Float[Array, "b q d"], Float[Array, "b q 4"], Proposals | None]:
-        """Content and first boxes of the matching queries, and what proposed them.
+    ) -> tuple[Float[Array, "b q d"], Float[Array, "b q 4"], Proposals | None, Predictions | None]:
+        """Content and first boxes of the matching queries, what proposed them, and its predictions.
 
-        The boxes carry their gradient.
+        Those carry the gradient that the boxes do not.
         """
         if self.selection not in get_args(Selection):
             names = ", ".join(get_args(Selection))
@@ -194,7 +197,7 @@ class Dino(nn.Module):
                 "refpoint_embed", self.num_queries, 4, xavier_uniform, jnp.float32
             )
             reference = jax.nn.sigmoid(anchors)
-            return content, jnp.broadcast_to(reference, (b, *reference.shape)), None
+            return content, jnp.broadcast_to(reference, (b, *reference.shape)), None, None
         dtypes = (self.dtype, self.param_dtype)
         proposals = propose(
             ProposalEncoder(*dtypes, name="proposals"),
@@ -204,14 +207,28 @@ class Dino(nn.Module):
             self.num_queries,
             index,
             padding_last=exact,
+            size=self._anchor_size(),
         )
         features = proposals.chosen(proposals.features)
         if content is None:
             content = jax.lax.stop_gradient(features)
         content = content[:, : proposals.index.shape[1]]
         box_head = box_delta_head(self.width, *dtypes, name="enc_out_bbox_embed")
-        boxes = jax.nn.sigmoid(box_head(features) + proposals.chosen(proposals.anchors))
-        return content, boxes, proposals
+        if self.propose_all:
+            # The original's losses see these without the sigmoid, and infinite ones among them.
+            boxes = jax.nn.sigmoid(box_head(proposals.features) + proposals.anchors)
+            found, boxes = Predictions(proposals.logits, boxes), proposals.chosen(boxes)
+        else:
+            # No other token's box is used, and there are many.
+            boxes = jax.nn.sigmoid(box_head(features) + proposals.chosen(proposals.anchors))
+            found = Predictions(proposals.hide(proposals.chosen(proposals.logits)), boxes)
+        return content, jax.lax.stop_gradient(boxes), proposals, found
+
+    def _anchor_size(self) -> Float[Array, "2"] | None:
+        if not self.learned_anchor_size:
+            return None
+        start = nn.initializers.constant(math.log(SIZE / (1 - SIZE)))
+        return jax.nn.sigmoid(self._embed("two_stage_wh_embedding", 1, 2, start, jnp.float32)[0])
 
     def _denoise(
         self, targets: Targets | None, noise: Noise | None, train: bool

@@ -32,7 +32,7 @@ MODELS = {
     "dn_detr.deformable_r50": {},
     "dn_detr.encoder_only_r50": {"num_patterns": 2},
     "dino.r50_5scale": {"selection": "static"},
-    "dino.r50_4scale": {"shared_heads": False, "selection": "pure"},
+    "dino.r50_4scale": {"shared_heads": False, "selection": "pure", "learned_anchor_size": True},
 }
 # Keys of the published files (without normalisation counters).
 KEYS = {

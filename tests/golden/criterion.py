@@ -72,7 +72,10 @@ def build_criterion(config, losses=("labels", "boxes"), matcher="hungarian") -> 
     """The criterion of a case; losses that a run leaves out weigh nothing."""
     asked = [f"loss_{name}" for loss in losses for name in GROUPS.get(loss, ())]
     weights = {f"loss_{n}": 0.0 for names in GROUPS.values() for n in names}
+    stage = _first_stage(config)
     for name, weight in config["loss_weights"].items():
+        if stage is not None and name.endswith(f"_{stage.suffix}"):
+            continue
         plain = name.removeprefix("tgt_")
         base = "_".join(plain.split("_")[:2])
         if config["loss_weights"][base] != weight:
@@ -85,7 +88,7 @@ def build_criterion(config, losses=("labels", "boxes"), matcher="hungarian") -> 
         cost_giou=float(config["set_cost_giou"]),
         giou_epsilon=float(config["giou_eps"]),
         matcher=MATCHERS[matcher],
-        first_stage=_first_stage(config),
+        first_stage=stage,
         denoising="denoising" in config,
         **weights,
     )
@@ -108,7 +111,13 @@ def _first_stage(config) -> FirstStage | None:
     if not found:
         return None
     expect(config, encoder_target_label=0)
-    return FirstStage(found[0], class_agnostic="encoder_target_label" in config)
+    weights, suffix = config["loss_weights"], found[0]
+    factor = weights[f"loss_ce_{suffix}"] / weights["loss_ce"]
+    boxes = weights[f"loss_bbox_{suffix}"] != 0
+    for name in ("loss_bbox", "loss_giou"):
+        if weights[f"{name}_{suffix}"] != factor * boxes * weights[name]:
+            raise ValueError(f"the first stage's weights are no multiple of the others: {name}")
+    return FirstStage(suffix, "encoder_target_label" in config, factor, boxes)
 
 
 def stack_layers(given: dict, config: dict | None = None, targets=None) -> DetectorOutput:

@@ -75,7 +75,7 @@ def build(config) -> Dino:
     expect(config, query_sine_temperature=10000, query_sine_order=["y", "x", "w", "h"])
     expect(config, query_sine_of="reference * valid ratios of level 0")
     expect(config, query_sine_features_per_coordinate=config["hidden_dim"] // 2)
-    expect(config, two_stage_type="standard", two_stage_learn_wh=False)
+    expect(config, two_stage_type="standard")
     expect(config, two_stage_keep_all_tokens=False, two_stage_add_query_num=0)
     expect(config, two_stage_bbox_embed_share=False, two_stage_class_embed_share=False)
     expect(config, dec_pred_class_embed_share=config["dec_pred_bbox_embed_share"])
@@ -98,6 +98,7 @@ def build(config) -> Dino:
         dropout=float(config["dropout"]),
         num_queries=config["num_queries"],
         num_classes=config["num_classes"],
+        learned_anchor_size=config.get("two_stage_learn_wh", False),
         selection="mixed" if config["embed_init_tgt"] else "pure",
         look_forward_twice=not config["use_detached_boxes_dec_out"],
         shared_heads=config["dec_pred_bbox_embed_share"],

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from jaxseg.losses.classification import sigmoid_focal
-from jaxseg.losses.criterion import SetCriterion
-from jaxseg.structures import DetectorOutput, Features, Targets
+from jaxseg.losses.criterion import FirstStage, SetCriterion
+from jaxseg.structures import DetectorOutput, Features, Predictions, Targets
 from tests.train.small import quick_jit
 
 LAYERS, IMAGES, QUERIES, CLASSES, SLOTS = 2, 4, 7, 5, 6
@@ -124,6 +124,23 @@ def test_without_auxiliary_losses_only_the_last_layer_counts():
         "loss_ce", "loss_bbox", "loss_giou", "loss_xy", "loss_hw",
         "class_error", "cardinality_error",
     }  # fmt: skip
+
+
+def test_the_encoders_boxes_can_count_in_its_matching_alone():
+    output = outputs()
+    found = Predictions(output.logits[0], output.boxes[0])
+    output = output.replace(extras={"first_stage": found})
+    both, classes = (
+        losses_of(
+            output,
+            targets([1, 0, 3, 2]),
+            SetCriterion(first_stage=FirstStage("interm", weight=2.0, boxes=boxes)),
+        )
+        for boxes in (True, False)
+    )
+    assert both.terms["loss_bbox_interm"] == classes.terms["loss_bbox_interm"] > 0
+    boxes = 5 * both.terms["loss_bbox_interm"] + 2 * both.terms["loss_giou_interm"]
+    np.testing.assert_allclose(both.total - classes.total, 2 * boxes, rtol=1e-5)
 
 
 def test_a_perfect_prediction_costs_nothing_but_confidence():

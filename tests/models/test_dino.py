@@ -281,6 +281,41 @@ def test_looking_forward_once_stops_what_twice_lets_through():
     assert np.any(twice["bbox_embed_0"]["layer_2"]["kernel"])
 
 
+def test_a_learned_anchor_size_begins_as_the_constant_one_and_learns():
+    # Of all tokens, for those that are chosen may have no anchor.
+    fixed = small("dino", propose_all=True)
+    learned = fixed.clone(learned_anchor_size=True)
+    batch, targets = images(noise(64, 96, 1), canvas=(64, 128)), some_targets(3)
+    params = quick_jit(learned.init)(jax.random.key(0), batch)["params"]
+    same = {name: part for name, part in params.items() if name != "two_stage_wh_embedding"}
+
+    def anchors(model, params):
+        return model.apply({"params": params}, batch).extras["proposals"].anchors
+
+    np.testing.assert_allclose(anchors(learned, params), anchors(fixed, same), rtol=0, atol=1e-6)
+
+    def loss(params):
+        return CRITERION(learned.apply({"params": params}, batch), targets).total
+
+    gradient = quick_jit(jax.grad(loss))(params)["two_stage_wh_embedding"]["embedding"]
+    assert np.isfinite(gradient).all()
+    assert (gradient != 0).all()
+
+
+def test_every_token_can_be_asked_to_propose():
+    chosen, every = small("dino"), small("dino", propose_all=True)
+    params = init(chosen)
+    batch, targets = images(noise(64, 96, 1), canvas=(64, 128)), some_targets(3)
+    run = {m: quick_jit(m.apply)({"params": params}, batch) for m in (chosen, every)}
+    few, all_of_them = (run[m].extras["first_stage"] for m in (chosen, every))
+    index = run[every].extras["proposals"].index
+    picked = np.take_along_axis(np.asarray(all_of_them.boxes), np.asarray(index)[..., None], 1)
+    np.testing.assert_allclose(picked, few.boxes, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(run[every].boxes, run[chosen].boxes, rtol=0, atol=1e-5)
+    assert all_of_them.boxes.shape[1] == 8 * 16 + 4 * 8 + 2 * 4 + 2
+    assert np.isfinite(CRITERION(run[every], targets).total)
+
+
 def test_forced_proposals_are_the_queries():
     model = small("dino", dn_number=0)
     params, batch = init(model), images(noise(64, 64, 1), canvas=(64, 64))

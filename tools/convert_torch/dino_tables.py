@@ -37,6 +37,7 @@ def _modules() -> tuple[Rename, ...]:
         rename("transformer.enc_out_class_embed", "enc_out_class_embed"),
         rename("transformer.enc_out_bbox_embed.layers.{n}", "enc_out_bbox_embed/layer_{n}"),
         rename("transformer.tgt_embed", "tgt_embed"),
+        rename("transformer.two_stage_wh_embedding", "two_stage_wh_embedding"),
         rename("transformer.refpoint_embed", "refpoint_embed"),
         rename("label_enc"),
     )

@@ -25,6 +25,7 @@ DINO = {
     "dn_box_noise_scale": "box_noise",
     "num_select": "num_select",
     "use_detached_boxes_dec_out": "look_forward_twice",
+    "two_stage_keep_all_tokens": "propose_all",
 }
 
 
@@ -190,6 +191,7 @@ def _dino(state, args, file_name, heads) -> tuple[str, dict[str, Any], list[str]
     kwargs["num_queries"] = args.get("num_queries", 900) if content is None else len(content)
     notes = [] if content is not None else _assumed(args, "num_queries", 900)
     kwargs["shared_heads"] = shares_heads(state)
+    kwargs["learned_anchor_size"] = "transformer.two_stage_wh_embedding.weight" in state
     return "dino.r50_4scale", kwargs, notes
 
 

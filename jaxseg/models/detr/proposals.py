@@ -52,6 +52,7 @@ def propose(
     count: int,
     index: Int[Array, "b q"] | None = None,
     padding_last: bool = False,
+    size: Float[Array, "2"] | None = None,
 ) -> Proposals:
     """Let every token propose a class at its anchor, and choose the best.
 
@@ -66,13 +67,14 @@ def propose(
         elsewhere).
       padding_last: choose padding after all else. The originals do not tell padding from other
         unusable tokens, so that with few real tokens their choice depends on the canvas.
+      size: width and height of an anchor of the finest level; None is `SIZE`.
     """
     if index is not None and (index.shape[0] != len(encoded.mask) or index.shape[1] > count):
         raise ValueError(
             f"proposal_index must be (b, q) with b = {len(encoded.mask)} images and at most "
             f"{count} queries; got {index.shape}"
         )
-    anchors, usable = token_anchors(encoded.masks)
+    anchors, usable = token_anchors(encoded.masks, size)
     features = encoder(encoded.memory, usable)
     logits = class_head(features)
     score = rank(logits)
@@ -88,24 +90,27 @@ def propose(
 
 
 def token_anchors(
-    masks: Sequence[Bool[Array, "b _h _w"]],
+    masks: Sequence[Bool[Array, "b _h _w"]], size: Float[Array, "2"] | None = None
 ) -> tuple[Float[Array, "b n 4"], Bool[Array, "b n"]]:
-    """A square anchor at each token as box logits, infinite where it is not usable, and whether.
+    """An anchor at each token as box logits, infinite where it is not usable, and whether it is.
 
     Centres are relative to the real image. An anchor is usable where its token is real and all
     four of its numbers lie well inside (0, 1).
+
+    Args:
+      size: as in `propose`.
     """
     levels = []
+    size = jnp.full(2, SIZE) if size is None else size
     for level, mask in enumerate(masks):
         b, h, w = mask.shape
         real_h, real_w = mask[:, :, 0].sum(1), mask[:, 0, :].sum(1)
         # A row that only fills up the batch has no real cell.
         y = (jnp.arange(h) + 0.5) / jnp.maximum(real_h, 1)[:, None]
         x = (jnp.arange(w) + 0.5) / jnp.maximum(real_w, 1)[:, None]
-        size = jnp.full((b, h, w), SIZE * 2.0**level)
-        centre_x = jnp.broadcast_to(x[:, None, :], size.shape)
-        centre_y = jnp.broadcast_to(y[:, :, None], size.shape)
-        levels.append(jnp.stack([centre_x, centre_y, size, size], -1))
+        sides = (side * 2.0**level for side in size)
+        parts = (x[:, None, :], y[:, :, None], *sides)
+        levels.append(jnp.stack([jnp.broadcast_to(part, (b, h, w)) for part in parts], -1))
     anchors, real = join(levels), join(list(masks))
     low, high = INSIDE
     usable = ((anchors > low) & (anchors < high)).all(-1) & real
