@@ -13,7 +13,7 @@ import shlex
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
-from jaxseg.errors import UserError
+from jaxseg.errors import require_share
 from jaxseg.eval.requirements import check_installed
 from jaxseg.program import program
 
@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     from jaxseg.predict.outputs import check_folder
 
-    if not 0 <= args.threshold <= 1:
-        raise UserError(f"--threshold must lie in [0, 1]; got {args.threshold}")
+    require_share("--threshold", args.threshold)
     check_folder("--out", args.out)
     check_installed()
 

@@ -105,7 +105,10 @@ def find_annotations(location: str) -> Path:
     found = sorted(path.glob("*.json"))
     if len(found) == 1:
         return found[0]
-    if choices := found + sorted(path.glob(f"*/{ROBOFLOW}")):
+    choices = found + sorted(path.glob(f"*/{ROBOFLOW}"))
+    if len(choices) == 1:
+        return choices[0]
+    if choices:
         names = ", ".join(str(c.parent if c.name == ROBOFLOW else c) for c in choices[:6])
         raise UserError(f"the folder {path} holds several data sets; name one of them: {names}")
     if splits := sorted(path.glob("annotations/instances_*.json")):

@@ -31,7 +31,7 @@ def load_coco(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"the annotation file {path} does not exist") from None
+        raise UserError(f"the annotation file {path} does not exist: {_beside(path)}") from None
     except json.JSONDecodeError as error:
         raise UserError(
             f"the annotation file {path} is not valid JSON (line {error.lineno}, column "
@@ -49,6 +49,17 @@ def load_coco(path: Path) -> dict:
     if not content["images"]:
         raise UserError(f"the data set {path} is empty: its list of images has no entries")
     return drop_group_category(content)
+
+
+def _beside(path: Path) -> str:
+    """What there is instead of an annotation file."""
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent} either"
+    names = sorted(other.name for other in path.parent.glob("*.json"))
+    if not names:
+        return f"the folder {path.parent} has no JSON file"
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"the folder {path.parent} has {', '.join(names[:5])}{more}"
 
 
 def drop_group_category(content: dict) -> dict:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxseg.errors import UserError
+from jaxseg.errors import UserError, require_share
 from jaxseg.predict.coco_form import check_image_ids
 from jaxseg.predict.inputs import find_images
 from jaxseg.predict.outputs import (
@@ -115,8 +115,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _plan(args: argparse.Namespace) -> dict[Path, Path]:
     """Each image and where its picture goes; all mistakes are found here."""
-    if not 0 <= args.threshold <= 1:
-        raise UserError(f"--threshold must lie in [0, 1]; got {args.threshold}")
+    require_share("--threshold", args.threshold)
     if args.batch_size < 1:
         raise UserError(f"--batch-size must be 1 or more; got {args.batch_size}")
     check_folder("--out", args.out)

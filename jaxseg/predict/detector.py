@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from jaxseg.checkpoints import from_pretrained
 from jaxseg.data.classes import Classes
-from jaxseg.errors import UserError
+from jaxseg.errors import UserError, require_share
 from jaxseg.models.detr.segments import THRESHOLD
 from jaxseg.ops.images import normalize
 from jaxseg.predict import preprocess
@@ -143,7 +143,7 @@ class Detector:
           One `Prediction` for one image; for a list a list in its order.
 
         Raises:
-          UserError: an image cannot be read.
+          UserError: an image cannot be read, or the threshold is no number from 0 to 1.
         """
         if not isinstance(images, list | tuple):
             return self([images], threshold)[0]
@@ -164,6 +164,7 @@ class Detector:
 
     def detect(self, prepared: Iterable[Prepared], threshold: float = 0.5) -> list[Prediction]:
         """As the call, for images that `prepare` made; a few at a time are held."""
+        require_share("threshold", threshold)
 
         def name(found: Answer, image: Prepared, masks: ImageMasks | None) -> Prediction:
             return best_first(
@@ -185,7 +186,8 @@ class Detector:
         `threshold`. Images and errors are those of the call.
 
         Raises:
-          UserError: an image cannot be read, or the model draws no masks.
+          UserError: an image cannot be read, the threshold is no number from 0 to 1, or the model
+            draws no masks.
         """
         if not isinstance(images, list | tuple):
             return self.panoptic([images], threshold)[0]
@@ -193,6 +195,7 @@ class Detector:
 
     def divide(self, prepared: Iterable[Prepared], threshold: float = THRESHOLD) -> list[Scene]:
         """As `panoptic`, for images that `prepare` made."""
+        require_share("threshold", threshold)
         self.require_masks()
 
         def name(found: Answer, image: Prepared, masks: ImageMasks) -> Scene:

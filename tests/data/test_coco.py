@@ -144,6 +144,7 @@ def test_roboflow_folders_open_without_their_group_category(tmp_path):
     dataset = open_dataset(tmp_path / "train")
     assert dataset.classes.names == ("dog", "cat")
     assert {c["id"] for c in dataset.coco()["categories"]} == {2, 5}
+    assert len(open_dataset(tmp_path)) == 2  # there is no other
     (tmp_path / "valid").mkdir()
     shutil.copy(tmp_path / "train/_annotations.coco.json", tmp_path / "valid")
     with pytest.raises(UserError, match="several data sets"):
@@ -250,7 +251,8 @@ def test_an_image_of_another_size_is_named_with_both_sizes(tmp_path):
 def test_unknown_places_kinds_and_options_are_refused(tmp_path):
     path = two_images(tmp_path)
     for spec, message in (
-        (tmp_path / "none.json", "does not exist"),
+        (tmp_path / "none.json", f"none.json does not exist: .* has {path.name}"),
+        (tmp_path / "no" / "none.json", "does not exist: there is no folder .*no either"),
         (tmp_path / "none", "no data set"),
         ("voc:somewhere", "unknown kind of data set voc:"),
         (f"{path}?mask=1", "unknown option 'mask'.*masks"),

@@ -190,6 +190,12 @@ def test_a_batch_of_none_is_refused(weights, batch_size):
         Detector(*weights, CLASSES, CONFIG, batch_size=batch_size)
 
 
+@pytest.mark.parametrize("threshold", [7, -0.1, float("nan")])
+def test_a_threshold_that_is_no_share_is_refused(detector, threshold):
+    with pytest.raises(UserError, match=rf"threshold must lie in \[0, 1\]; got {threshold}"):
+        detector([], threshold)
+
+
 def test_a_list_is_not_held_in_memory(detector, monkeypatch):
     large = np.zeros((1500, 2000, 3), np.uint8)  # 9 MB, 20 kB as the model sees it
     empty = Answer(*[np.zeros((1, 0))] * 3, None)
