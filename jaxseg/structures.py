@@ -101,7 +101,8 @@ class Proposals:
       anchors: boxes before the sigmoid, to which a box head adds; infinite where there is none.
       score: what tokens are ranked by.
       index: the chosen tokens, best first.
-      real: False where padding was chosen, for want of tokens; the originals do not ask.
+      real: False where padding was chosen, for want of tokens; None where nobody asks, as in the
+        originals.
     """
 
     features: Float[Array, "b n d"]
@@ -109,7 +110,7 @@ class Proposals:
     anchors: Float[Array, "b n 4"]
     score: Float[Array, "b n"]
     index: Int[Array, "b q"]
-    real: Bool[Array, "b q"]
+    real: Bool[Array, "b q"] | None = None
 
     def chosen(self, x: Float[Array, "b n c"]) -> Float[Array, "b q c"]:
         """The rows of the chosen tokens."""
@@ -117,7 +118,7 @@ class Proposals:
 
     def hide(self, logits: Float[Array, "*l b q k"]) -> Float[Array, "*l b q k"]:
         """Logits of the chosen tokens' queries, without a chance where padding was chosen."""
-        return jnp.where(self.real[..., None], logits, ABSENT)
+        return logits if self.real is None else jnp.where(self.real[..., None], logits, ABSENT)
 
 
 @flax.struct.dataclass

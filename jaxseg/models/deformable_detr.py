@@ -109,16 +109,13 @@ class DeformableDetr(nn.Module):
                 proposal_index,
                 padding_last=exact,
             )
-            box_logits = box_heads[-1](proposals.features) + proposals.anchors
-            chosen = proposals.chosen(box_logits)
-            reference = jax.nn.sigmoid(jax.lax.stop_gradient(chosen))
+            boxes = jax.nn.sigmoid(box_heads[-1](proposals.features) + proposals.anchors)
+            reference = jax.lax.stop_gradient(proposals.chosen(boxes))
             queries = ProposedQueries(self.width, self.dtype, self.param_dtype, name="queries")
             query, content = queries(reference)
             # Every token learns to propose, not only those that were chosen.
-            found = Predictions(proposals.logits, jax.nn.sigmoid(box_logits))
-            extras = {"proposals": proposals, "first_stage": found}
-            # Only an exact canvas tells padding from real tokens.
-            mask = seen_by_all(proposals.real) if exact else None
+            extras = {"proposals": proposals, "first_stage": Predictions(proposals.logits, boxes)}
+            mask = seen_by_all(proposals.real)
         else:
             proposals = mask = None
             query, content = learned_queries(self, self.num_queries, len(images.mask))

@@ -136,8 +136,7 @@ class Dino(nn.Module):
         content, reference, proposals, found = self._select(encoded, proposal_index, exact)
         real = None
         if proposals is not None:
-            # Only an exact canvas tells padding from real tokens.
-            real = proposals.real if exact else None
+            real = proposals.real
             extras |= {"proposals": proposals, "first_stage": found}
         denoising = self._denoise(targets, noise, train)
         content, reference, mask = prepend(denoising, content, reference, real)
