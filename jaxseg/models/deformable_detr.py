@@ -7,6 +7,8 @@ states     = decoder(queries, references, memory)
 outputs    = heads(states) around the references, refined layer by layer or not
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -23,8 +25,8 @@ from jaxseg.models.detr.heads import (
     refine_boxes,
     sigmoid_detections,
 )
-from jaxseg.models.detr.levels import coarsest_stride, encode
-from jaxseg.models.detr.proposals import ProposalEncoder, propose
+from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode
+from jaxseg.models.detr.proposals import ProposalEncoder, Proposals, propose
 from jaxseg.models.detr.queries import ProposedQueries, learned_queries
 from jaxseg.necks.channel_mapper import ChannelMapper
 from jaxseg.nn.initializers import xavier_uniform
@@ -98,29 +100,22 @@ class DeformableDetr(nn.Module):
         sizes = [0.0 if self.two_stage else -2.0] + [0.0] * (count - 1)
         class_heads, box_heads = layer_heads(self, count, not self.refine, sizes)
 
+        proposals = mask = None
+        extras = {"encoded": encoded}
         if self.two_stage:
-            encoder = ProposalEncoder(self.dtype, self.param_dtype, name="proposals")
-            proposals = propose(
-                encoder,
-                encoded,
-                class_heads[-1],
-                lambda logits: logits[..., 0],
-                self.num_queries,
-                proposal_index,
-                padding_last=exact,
+            proposals, boxes = self._propose(
+                encoded, class_heads[-1], box_heads[-1], proposal_index, exact
             )
-            boxes = jax.nn.sigmoid(box_heads[-1](proposals.features) + proposals.anchors)
             reference = jax.lax.stop_gradient(proposals.chosen(boxes))
             queries = ProposedQueries(self.width, self.dtype, self.param_dtype, name="queries")
             query, content = queries(reference)
             # Every token learns to propose, not only those that were chosen.
-            extras = {"proposals": proposals, "first_stage": Predictions(proposals.logits, boxes)}
+            first_stage = Predictions(proposals.logits, boxes)
+            extras |= {"proposals": proposals, "first_stage": first_stage}
             mask = seen_by_all(proposals.real)
         else:
-            proposals = mask = None
             query, content = learned_queries(self, self.num_queries, len(images.mask))
             reference = self._reference_points(query)
-            extras = {}
 
         def refine(layer, state, reference):
             return refine_boxes(box_heads[layer](state), reference, EPSILON)
@@ -142,7 +137,6 @@ class DeformableDetr(nn.Module):
         if proposals is not None:
             logits = proposals.hide(logits)
         begin_alike(self)
-        extras |= {"encoded": encoded, "references": decoded.references}
         return DetectorOutput(
             logits=logits,
             boxes=boxes,
@@ -150,8 +144,28 @@ class DeformableDetr(nn.Module):
             memory=encoded.memory,
             features=encoded.features,
             position=encoded.position,
-            extras=extras,
+            extras=extras | {"references": decoded.references},
         )
+
+    def _propose(
+        self,
+        encoded: Encoded,
+        class_head: Callable,
+        box_head: Callable,
+        index: Int[Array, "b q"] | None,
+        exact: bool,
+    ) -> tuple[Proposals, Float[Array, "b n 4"]]:
+        """The tokens that the first class scores highest, and every token's box."""
+        proposals = propose(
+            ProposalEncoder(self.dtype, self.param_dtype, name="proposals"),
+            encoded,
+            class_head,
+            lambda logits: logits[..., 0],
+            self.num_queries,
+            index,
+            padding_last=exact,
+        )
+        return proposals, jax.nn.sigmoid(box_head(proposals.features) + proposals.anchors)
 
     def _reference_points(self, query: Float[Array, "b q d"]) -> Float[Array, "b q 2"]:
         dense = nn.Dense(

@@ -16,7 +16,6 @@ from flax import linen as nn
 
 from jaxseg.backbones.resnet import resnet
 from jaxseg.backbones.swin import swin as build_swin
-from jaxseg.backbones.vit import vit as build_vit
 from jaxseg.kernels.ms_deform_attn import Implementation
 from jaxseg.models.detr.deformable_decoder import DeformableDecoder, ReferencePosition
 from jaxseg.models.detr.deformable_encoder import DeformableEncoder
@@ -42,7 +41,7 @@ from jaxseg.models.detr.heads import (
 from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode
 from jaxseg.models.detr.proposals import SIZE, ProposalEncoder, Proposals, propose
 from jaxseg.necks.channel_mapper import ChannelMapper
-from jaxseg.necks.simple_feature_pyramid import PyramidBackbone, SimpleFeaturePyramid
+from jaxseg.necks.simple_feature_pyramid import vit_pyramid
 from jaxseg.nn.initializers import xavier_uniform
 from jaxseg.nn.position import SinePosition
 from jaxseg.ops.boxes import inverse_sigmoid
@@ -50,7 +49,6 @@ from jaxseg.structures import Detections, DetectorOutput, Images, Predictions, T
 from jaxseg.typing import Array, DTypeLike, Float, Int
 
 EPSILON = 1e-3  # of the inverse sigmoid
-FACTORS = (4, 2, 1, 0.5)  # of a plain transformer's stride 16, as a ResNet's four stages
 Selection = Literal["mixed", "pure", "static"]
 
 
@@ -324,7 +322,7 @@ def dino(
     if drop_path is not None:
         options["drop_path"] = drop_path
     if vit is not None:
-        backbone = _pyramid(vit, image_size, width, len(stages), options)
+        backbone = vit_pyramid(vit, len(stages), width, image_size=image_size, **options)
     elif swin is not None:
         pretraining = pretraining or (384 if swin in ("base", "large") else 224)
         backbone = build_swin(swin, pretraining, stages=stages, **{"drop_path": 0.2} | options)
@@ -344,15 +342,6 @@ def dino(
         width=width,
         **fields,
         **dtypes,
-    )
-
-
-def _pyramid(vit: str, image_size: int, width: int, count: int, options: dict) -> PyramidBackbone:
-    """A plain transformer's one map as the `count` coarsest levels."""
-    dtypes = {name: options[name] for name in ("dtype", "param_dtype")}
-    return PyramidBackbone(
-        net=build_vit(vit, image_size=image_size, **options),
-        pyramid=SimpleFeaturePyramid(width, FACTORS[-count:], **dtypes),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseg.backbones.vit import vit
 from jaxseg.nn.initializers import torch_uniform
 from jaxseg.nn.layers import Conv, layer_norm, zero_padding
 from jaxseg.nn.transposed_conv import TransposedConv
@@ -135,3 +136,24 @@ class PyramidBackbone(nn.Module):
         (x,) = self.net(pixels, mask, train)
         stride = self.net.strides[-1]
         return self.pyramid(x, None if mask is None else mask[:, ::stride, ::stride])
+
+
+def vit_pyramid(
+    size: str,
+    num_levels: int,
+    width: int,
+    dtype: DTypeLike = jnp.float32,
+    param_dtype: DTypeLike = jnp.float32,
+    **options,
+) -> PyramidBackbone:
+    """A plain transformer whose map becomes the `num_levels` coarsest of strides 4 to 32.
+
+    Args:
+      size: in `backbones.vit.SIZES`.
+      options: of `backbones.vit.vit`.
+    """
+    dtypes = {"dtype": dtype, "param_dtype": param_dtype}
+    return PyramidBackbone(
+        net=vit(size, **options, **dtypes),
+        pyramid=SimpleFeaturePyramid(width, tuple(LEVELS)[-num_levels:], **dtypes),
+    )
