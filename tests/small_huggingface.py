@@ -7,7 +7,7 @@ import torch
 from transformers import ResNetConfig
 
 from jaxseg.structures import Images
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
 
 NAMES = {0: "N/A", 1: "cell", 2: "platelet"}
 SIZES = {

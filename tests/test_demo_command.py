@@ -12,7 +12,7 @@ from jaxseg.checkpoints import from_pretrained
 from jaxseg.cli import main
 from jaxseg.program import install_line, program
 from jaxseg.train.configs import load_config
-from tests.train.small import QUICK_FLAGS
+from tests.quick import QUICK_FLAGS
 
 
 def test_the_demo_trains_prints_a_table_and_draws_a_picture(tmp_path, capfd, monkeypatch):

@@ -1,18 +1,11 @@
 """Whether a backbone's result on an image is the same on any canvas and beside any neighbours."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tests.quick import quick_jit
 from tests.weights import draw
-
-# Small programs of many shapes take longer to optimise than to run.
-FAST_TO_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
 
 
 def assert_canvas_exact(net, sizes, canvases, atol=2e-5):
@@ -21,7 +14,7 @@ def assert_canvas_exact(net, sizes, canvases, atol=2e-5):
     images = [generator.normal(size=(*size, 3)).astype(np.float32) for size in sizes]
     params = draw(net, jnp.zeros((1, 32, 32, 3)))
 
-    @functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
+    @quick_jit
     def forward(pixels, mask=None):
         return net.apply({"params": params}, pixels, mask)
 

@@ -20,7 +20,8 @@ from jaxseg.backbones.swin import (
 from jaxseg.backbones.swin_blocks import Block
 from jaxseg.ops.windows import shift_regions
 from jaxseg.params import abstract_params, count
-from tests.backbones.canvas import FAST_TO_COMPILE, assert_canvas_exact
+from tests.backbones.canvas import assert_canvas_exact
+from tests.quick import quick_jit
 from tests.weights import draw
 
 ALL = (0, 1, 2, 3)
@@ -104,7 +105,7 @@ def test_without_a_mask_padding_is_content():
     pixels = jnp.asarray(np.random.default_rng(0).normal(size=(1, 20, 20, 3)), jnp.float32)
     params = draw(net, pixels)
 
-    @functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
+    @quick_jit
     def forward(pixels):
         return net.apply({"params": params}, pixels)[0]
 
@@ -120,7 +121,7 @@ def test_windows_shift_even_where_the_map_is_one_window():
     regions = shift_regions(jnp.array([[3, 3]]), 3, 3, 3, 1)
     params = draw(Block(2, 3), x, None, None)
 
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=FAST_TO_COMPILE)
+    @functools.partial(quick_jit, static_argnums=0)
     def corner(block, x, regions):
         return block.apply({"params": params}, x, None, regions)[0, 0, 0]
 
@@ -134,7 +135,7 @@ def loss_and_gradient(net, params, pixels, **options):
         maps = net.apply({"params": params}, pixels, **options)
         return sum(jnp.sum(jnp.square(x.astype(jnp.float32))) for x in maps)
 
-    return jax.jit(jax.value_and_grad(loss), compiler_options=FAST_TO_COMPILE)(params)
+    return quick_jit(jax.value_and_grad(loss))(params)
 
 
 def test_recomputing_blocks_changes_nothing():
@@ -153,7 +154,7 @@ def test_paths_are_dropped_in_training_only():
     net = Swin(**ONE_STAGE, drop_path=0.9)
     params = draw(net, pixels)
 
-    @functools.partial(jax.jit, static_argnames="train", compiler_options=FAST_TO_COMPILE)
+    @functools.partial(quick_jit, static_argnames="train")
     def last(**options):
         return net.apply({"params": params}, pixels, **options)[-1]
 

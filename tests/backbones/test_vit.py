@@ -8,7 +8,8 @@ import pytest
 from jaxseg.backbones.vit import ViT, vit, vit_b, vit_h, vit_l, vit_s
 from jaxseg.backbones.vit_blocks import RelativeAttention, relative_positions
 from jaxseg.params import abstract_params, count
-from tests.backbones.canvas import FAST_TO_COMPILE, assert_canvas_exact
+from tests.backbones.canvas import assert_canvas_exact
+from tests.quick import quick_jit
 from tests.weights import draw
 
 SMALL = {
@@ -112,7 +113,7 @@ def test_recomputing_blocks_changes_nothing():
             (x,) = ViT(**fields, remat=remat).apply({"params": params}, pixels, **options)
             return jnp.mean(jnp.square(x))
 
-        return jax.jit(jax.grad(loss), compiler_options=FAST_TO_COMPILE)(params)
+        return quick_jit(jax.grad(loss))(params)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),

@@ -7,13 +7,14 @@ from jaxseg import models
 from jaxseg.data.transforms import detr_augmentation
 from jaxseg.errors import UserError
 from jaxseg.parallel.rules import lookup
-from jaxseg.params import abstract_params, count, flatten
+from jaxseg.params import count
 from jaxseg.pretrained import class_head
 from jaxseg.train.configs import config_names, load_config
 from jaxseg.train.describe import describe
 from jaxseg.train.overrides import apply_overrides
 from jaxseg_configs.dab_detr import _recipe as dab_detr
 from jaxseg_configs.dino import _recipe as dino
+from tests.shapes import flat_shapes
 
 NAMES = config_names()
 MASKS = [name for name in NAMES if name.endswith(("_panoptic_coco", "_instance_coco"))]
@@ -76,7 +77,7 @@ def test_every_rule_of_a_config_matches_its_model(name):
     experiment = load_config(name)
     model = experiment.model or models.build(TUNED[name])
     model = model.clone(num_classes=model.num_classes or 9)  # 0: as many as the data has
-    paths = flatten(abstract_params(model))
+    paths = flat_shapes(model)
     assert lookup(experiment.sharding, paths, what="sharding")
     trainable = experiment.optimizer.trainable(paths)
     experiment.optimizer.build(experiment.schedule.build(1000), paths)
@@ -94,7 +95,7 @@ def test_the_model_of_a_config_can_be_built_again_by_name(name):
 def test_the_papers_recipe(name):
     experiment = load_config(name)
     optimizer = experiment.optimizer
-    paths = flatten(abstract_params(experiment.model))
+    paths = flat_shapes(experiment.model)
     trainable = optimizer.trainable(paths)
     stem = ("backbone/conv1", "backbone/layer1_", "backbone/norm1")
     assert not [p for p in trainable if p.startswith(stem) or re.search("backbone/.*norm", p)]
@@ -113,7 +114,7 @@ def test_the_papers_recipe(name):
 def test_the_recipe_of_detectors_with_anchors(name):
     experiment = load_config(name)
     optimizer = experiment.optimizer
-    paths = flatten(abstract_params(experiment.model))
+    paths = flat_shapes(experiment.model)
     rates = lookup(optimizer.learning_rates, paths, default=1.0)
     by_part = {path: rate * optimizer.learning_rate for path, rate in rates.items()}
     slow, main, batch = 1e-5, 1e-4, 16
@@ -136,7 +137,7 @@ def test_the_recipe_of_detectors_with_anchors(name):
 @pytest.mark.parametrize("name", MASKS)
 def test_the_second_stage_trains_the_mask_head_alone(name):
     experiment = load_config(name)
-    paths = flatten(abstract_params(experiment.model))
+    paths = flat_shapes(experiment.model)
     trainable = experiment.optimizer.trainable(paths)
     assert {path.split("/")[0] for path in trainable} == {"bbox_attention", "mask_head"}
     assert count({path: paths[path] for path in trainable}) == 1_333_657
@@ -152,7 +153,7 @@ def test_both_stages_of_a_panoptic_model_tell_the_same_classes_apart():
         first, second = (
             load_config(f"detr/{kind}_panoptic{stage}_coco") for stage in ("_boxes", "")
         )
-        boxes, masks = (flatten(abstract_params(x.model)) for x in (first, second))
+        boxes, masks = (flat_shapes(x.model) for x in (first, second))
         assert {path: masks[path] for path in boxes} == boxes
         assert first.data.train == second.data.train == "panoptic:data/coco/train2017"
 
@@ -169,7 +170,7 @@ def test_canvases_are_multiples_of_the_stride(name):
 def test_what_starts_afresh_for_other_classes_learns_at_the_full_rate(name):
     optimizer = load_config(name).optimizer
     fresh = class_head(TUNED[name], {})
-    rates = lookup(optimizer.learning_rates, flatten(abstract_params(models.build(TUNED[name]))))
+    rates = lookup(optimizer.learning_rates, flat_shapes(models.build(TUNED[name])))
     assert len(fresh) >= 2
     assert {rates[path] for path in fresh} == {1.0}
 

@@ -9,7 +9,7 @@ from jaxseg.ops.images import resize_mask
 from jaxseg.ops.windows import shift_regions
 from jaxseg_convert_torch import load_state_dict
 from tests.golden.common import case_images, expect, nchw, padding
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
 
 
 def resnet(case, inputs) -> dict:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.structures import Images
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
 
 
 def batch_images(config: dict, images: list[np.ndarray]) -> Images:

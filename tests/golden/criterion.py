@@ -9,7 +9,7 @@ from jaxseg.losses.matching import Matching
 from jaxseg.models.detr.heads import sigmoid_detections
 from jaxseg.structures import Denoised, DetectorOutput, Features, Predictions, Targets
 from tests.golden.common import compute, expect
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
 
 GROUPS = {"labels": ["ce"], "boxes": ["bbox", "giou"], "masks": ["mask", "dice"]}
 FIRST_STAGES = ("enc", "interm")

@@ -17,7 +17,7 @@ from tests.golden.deformable_detr import (
     expect_neck,
 )
 from tests.golden.detr import gradient_scalar, name_gradient, name_outputs, position
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
 
 DENSE, DEFORMABLE, ENCODER_ONLY = "dab_detr", "dab_deformable_detr", "dab_detr.encoder_only"
 

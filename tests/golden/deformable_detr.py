@@ -11,7 +11,7 @@ from jaxseg.structures import DetectorOutput
 from jaxseg_convert_torch import load_state_dict
 from tests.golden.common import by_name, case_images, compute, expect, padding
 from tests.golden.detr import gradient_scalar, name_gradient, name_outputs, position
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
 
 
 def operation(case, inputs) -> dict:

@@ -21,7 +21,7 @@ from tests.golden.deformable_detr import (
     name_ranking,
 )
 from tests.golden.detr import position
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
 
 # Targets have this many slots more than the case's images need.
 SPARE = 3

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.kernels.ms_deform_attn import IMPLEMENTATIONS, ms_deform_attn
-from tests.train.small import QUICK
+from tests.quick import QUICK
 
 NAMES = sorted(IMPLEMENTATIONS)
 # (images, shapes, queries, heads, width of a head, points)

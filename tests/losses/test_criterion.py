@@ -9,7 +9,7 @@ import torch
 from jaxseg.losses.classification import sigmoid_focal
 from jaxseg.losses.criterion import FirstStage, SetCriterion
 from jaxseg.structures import DetectorOutput, Features, Predictions, Targets
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
 
 LAYERS, IMAGES, QUERIES, CLASSES, SLOTS = 2, 4, 7, 5, 6
 

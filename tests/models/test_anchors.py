@@ -1,5 +1,6 @@
 """Promises of the detectors with anchors: DINO, DAB-DETR, DN-DETR and their deformable forms."""
 
+import functools
 import re
 
 import jax
@@ -10,13 +11,14 @@ import pytest
 from jaxseg.models import build
 from jaxseg.models.deformable_detr import deformable_detr
 from jaxseg.models.dino import dino
-from jaxseg.params import abstract_params, flatten
+from jaxseg.params import flatten
 from jaxseg.structures import Images
 from tests.models.small import BUILDERS, CRITERION, SMALL, init, small, some_targets
 from tests.models.test_detr import images, noise
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
+from tests.shapes import flat_shapes
 
-QUICK = ("two_stage", "dab_patterns", "dn_deformable", "dino")
+QUICK = ("dab_patterns", "dn_deformable", "dino")
 DENOISING = ("dn", "dn_deformable", "dn_encoder_only", "dino")
 # Kernels whose input is zero, and what only denoising reads.
 UNREACHED = {
@@ -43,7 +45,7 @@ TRAINED = {
 
 @pytest.mark.parametrize(("name", "count"), TRAINED.items())
 def test_published_models_train_the_published_number_of_parameters(name, count):
-    flat = flatten(abstract_params(build(name)))
+    flat = flat_shapes(build(name))
     frozen = {p.rpartition("/")[0] for p in flat if p.endswith("/var")}
     trained = {
         path: leaf
@@ -190,11 +192,15 @@ def test_on_an_exact_canvas_padding_fills_up_queries_and_is_seen_by_none(name):
 
 def test_what_does_not_fit_together_is_refused_with_what_to_do():
     batch = images(noise(64, 64, 1), canvas=(64, 64))
+
+    def shapes(model, *inputs, **options):
+        return jax.eval_shape(functools.partial(model.init, **options), jax.random.key(0), *inputs)
+
     with pytest.raises(ValueError, match="two_stage needs refine=True"):
-        init(small("deformable", two_stage=True))
+        shapes(small("deformable", two_stage=True), batch)
     model = small("dino", canvas="exact")
     half = Images(batch.pixels[:, :32], batch.mask[:, :32])
     with pytest.raises(ValueError, match="multiples of 64; got 32 × 64"):
-        model.init(jax.random.key(0), half)
+        shapes(model, half)
     with pytest.raises(ValueError, match=r"at most 12 queries; got \(1, 13\)"):
-        small("dino").init(jax.random.key(0), batch, proposal_index=jnp.zeros((1, 13), jnp.int32))
+        shapes(small("dino"), batch, proposal_index=jnp.zeros((1, 13), jnp.int32))

@@ -13,7 +13,7 @@ from jaxseg.models.detr.detr import is_exact
 from jaxseg.params import abstract_params
 from jaxseg.structures import Images, Targets
 from tests import weights
-from tests.train.small import quick_jit
+from tests.quick import quick_jit
 
 # parameters of the published models with frozen convolutions, without normalisation statistics
 # (two arrays a norm): 41.525 M and 60.465 M

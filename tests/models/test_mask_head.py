@@ -14,7 +14,7 @@ from jaxseg.models.detr.mask_head import AttentionMaps, MaskHead, PairConv
 from jaxseg.params import abstract_params, count
 from jaxseg.structures import Images
 from tests import weights
-from tests.train.small import QUICK, quick_jit
+from tests.quick import QUICK, quick_jit
 
 
 def images(*arrays, canvas):

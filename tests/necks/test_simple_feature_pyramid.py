@@ -1,7 +1,5 @@
 """The simple feature pyramid: sizes, torch's layers one after the other, canvases."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +9,8 @@ import torch
 from jaxseg.backbones.vit import ViT, vit_b
 from jaxseg.necks.simple_feature_pyramid import PyramidBackbone, SimpleFeaturePyramid
 from jaxseg_convert_torch import to_state_dict
-from tests.backbones.canvas import FAST_TO_COMPILE, assert_canvas_exact
+from tests.backbones.canvas import assert_canvas_exact
+from tests.quick import quick_jit
 from tests.weights import draw
 
 SMALL = {
@@ -90,9 +89,8 @@ def test_the_levels_are_those_of_torchs_layers():
     levels = {k: torch.from_numpy(v.copy()) for k, v in state.items() if k.startswith("simfp")}
     theirs.load_state_dict(levels)
     with jax.default_matmul_precision("highest"):
-        run = functools.partial(jax.jit, compiler_options=FAST_TO_COMPILE)
-        (x,) = run(net.net.apply)({"params": params["net"]}, pixels)
-        ours = run(net.pyramid.apply)({"params": params["pyramid"]}, x)
+        (x,) = quick_jit(net.net.apply)({"params": params["net"]}, pixels)
+        ours = quick_jit(net.pyramid.apply)({"params": params["pyramid"]}, x)
     with torch.no_grad():
         wanted = [
             level(torch.from_numpy(np.array(x)).permute(0, 3, 1, 2)) for level in theirs.values()

@@ -6,7 +6,7 @@ from jaxseg import models
 from jaxseg.errors import UserError
 from jaxseg.parallel.mesh import MeshShape
 from jaxseg.parallel.rules import DETR, fit, lookup
-from jaxseg.params import abstract_params, flatten
+from tests.shapes import flat_shapes
 
 PATHS = ("backbone/conv1/kernel", "backbone/conv2/kernel", "head/kernel")
 
@@ -54,7 +54,7 @@ def test_an_axis_that_does_not_divide_its_dimension_is_left_out():
 
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_the_table_of_detr_splits_what_is_large_in_every_model(name):
-    flat = flatten(abstract_params(models.build(name)))
+    flat = flat_shapes(models.build(name))
     mesh = jax.sharding.AbstractMesh((1, 8, 1), ("data", "fsdp", "tensor"))
     specs = lookup(DETR, flat)
     whole = [

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.train.small import QUICK_FLAGS
+from tests.quick import QUICK_FLAGS
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,14 +20,6 @@ from jaxseg.train.state import initial_state
 from jaxseg.train.step import make_step
 
 CLASSES, SLOTS, SIZE = 3, 4, 32
-# A quarter of the time to compile; what is computed is the same.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-QUICK_FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
-
-
-def quick_jit(function, **options):
-    """`jax.jit`, compiled for one or two calls."""
-    return jax.jit(function, compiler_options=QUICK, **options)
 
 
 def small_detr(dropout=0.1, **fields):

@@ -13,7 +13,8 @@ from jaxseg.train.compiled import CompiledStep
 from jaxseg.train.loop import Plan, Trainer
 from jaxseg.train.metrics import EVALUATION, MetricsLog
 from jaxseg.train.nonfinite import NonFiniteError
-from tests.train.small import QUICK, Batches, Parts
+from tests.quick import QUICK
+from tests.train.small import Batches, Parts
 from tests.train.test_step import Rooted
 
 

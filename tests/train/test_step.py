@@ -6,7 +6,8 @@ import pytest
 from jaxseg.losses.criterion import SetCriterion
 from jaxseg.params import flatten
 from jaxseg.train.optim import Optimizer
-from tests.train.small import Glance, Parts, draw_batch, quick_jit, small_detr
+from tests.quick import quick_jit
+from tests.train.small import Glance, Parts, draw_batch, small_detr
 
 
 def grads_by_moments(parts, batch):

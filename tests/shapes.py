@@ -1,0 +1,13 @@
+"""Shapes of the parameters of whole models."""
+
+import functools
+from types import MappingProxyType
+
+from jaxseg.params import abstract_params, flatten
+
+
+@functools.cache
+def flat_shapes(model):
+    """{path: shape and dtype}; a model of full size takes seconds to trace, so equal ones are
+    traced once."""
+    return MappingProxyType(flatten(abstract_params(model)))
