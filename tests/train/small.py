@@ -18,6 +18,7 @@ from jaxseg.train.optim import Ema, Optimizer
 from jaxseg.train.schedule import Schedule
 from jaxseg.train.state import initial_state
 from jaxseg.train.step import make_step
+from tests.quick import quick_jit
 
 CLASSES, SLOTS, SIZE = 3, 4, 32
 
