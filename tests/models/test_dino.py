@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jaxseg.models.dino import dino
+from jaxseg.params import flatten
 from tests import weights
 from tests.models.small import CRITERION, SMALL, init, small, some_targets
 from tests.models.test_detr import images, noise
-from tests.quick import quick_jit
+from tests.quick import AS_SHIPPED, quick_jit
 
 
 def test_on_a_plain_transformer_an_image_has_the_result_it_has_alone():
@@ -44,6 +45,29 @@ def test_an_exact_canvas_equals_the_original_without_padding():
     wanted = quick_jit(padded.apply)({"params": params}, images(one, canvas=(96, 128)))
     found = quick_jit(exact.apply)({"params": params}, images(one, canvas=(128, 192)))
     np.testing.assert_allclose(found.boxes, wanted.boxes, rtol=0, atol=2e-5)
+
+
+def test_losses_and_gradients_are_the_same_as_users_compile_them():
+    """The other tests compile with the quick options."""
+    model = small("dino")
+    params, targets = init(model), some_targets(3, 1)
+    batch = images(noise(64, 64, 1), noise(64, 50, 2), canvas=(64, 64))
+    rngs = {"denoising": jax.random.key(1)}
+
+    def total(params):
+        output = model.apply({"params": params}, batch, targets, True, rngs=rngs)
+        return CRITERION(output, targets).total
+
+    step = jax.value_and_grad(total)
+    wanted, wanted_gradient = quick_jit(step)(params)
+    found, gradient = jax.jit(step, compiler_options=AS_SHIPPED)(params)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    ours, theirs = flatten(gradient), flatten(wanted_gradient)
+    # Some are sums that cancel: their rounding is of what was summed.
+    rounding = 1e-6 * max(abs(x).max() for x in theirs.values())
+    for path, leaf in ours.items():
+        atol = 1e-3 * abs(theirs[path]).max() + rounding
+        np.testing.assert_allclose(leaf, theirs[path], rtol=0, atol=atol, err_msg=path)
 
 
 def test_targets_without_slots_are_images_without_objects():
