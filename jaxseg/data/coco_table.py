@@ -145,7 +145,11 @@ def _check(annotation: Mapping, classes: Classes, name: str) -> None:
 def _check_masks(objects: Sequence[Mapping], name: str) -> None:
     bare = [a for a in objects if not a.get("segmentation")]
     if objects and len(bare) == len(objects):
-        raise UserError(f"{name} has boxes but no masks; open it without masks")
+        raise UserError(
+            f"{name} has boxes but no masks. A mask head needs masks; boxes alone are trained with "
+            "data.masks=false and a model without one (detr/finetune, not detr/synthetic_masks), "
+            "and judged by `jaxseg eval --boxes`"
+        )
     if bare := [a for a in bare if not is_crowd(a)]:
         more = f", and so have {len(bare) - 1} more" if len(bare) > 1 else ""
         raise UserError(

@@ -35,14 +35,14 @@ class Report:
 
     Attributes:
       name: of the data set.
-      images, objects: how many there are.
+      images, objects: how many there are; None where nothing could be read.
       classes: counts of each class.
       findings: in the order they were made.
     """
 
     name: str
-    images: int = 0
-    objects: int = 0
+    images: int | None = None
+    objects: int | None = None
     classes: list[ClassCount] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
 
@@ -53,7 +53,9 @@ class Report:
 
     def lines(self, examples: int = 5) -> Iterator[str]:
         """The report as text; at most so many examples of each kind of finding."""
-        yield f"{self.name}: {self.images} images, {self.objects} objects"
+        read = self.images is not None
+        counts = f"{self.images} images, {self.objects} objects" if read else "cannot be read"
+        yield f"{self.name}: {counts}"
         yield from self._class_lines(examples)
         for broken, title in ((True, "Would break training"), (False, "Notes")):
             kinds: dict[str, list[Finding]] = {}

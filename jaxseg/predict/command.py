@@ -212,9 +212,11 @@ def _summary(args: argparse.Namespace, found: dict, skipped: list[Path]) -> str:
     more = f" and {len(counts) - 8} classes more" if len(counts) > 8 else ""
     images = "1 image" if len(found) == 1 else f"{len(found)} images"
     what = "objects" if args.panoptic is None else "segments"
+    alone = "no picture; predictions.json is"
+    written = "pictures and predictions.json are" if found else alone
     lines = [
         f"{images}, {counts.total()} {what}: {words}{more}",
-        f"pictures and predictions.json are in {args.out}",
+        f"{written} in {args.out}",
     ]
     if found and not counts:
         lines.append(

@@ -26,6 +26,13 @@ def test_a_sound_data_set_has_no_findings(tmp_path, capsys):
     assert kinds(path) == {}
 
 
+def test_what_cannot_be_read_is_not_said_to_be_empty(tmp_path, capsys):
+    path = tmp_path / "cells.json"
+    path.write_text("{")
+    assert main(["doctor", str(path)]) == 1
+    assert capsys.readouterr().out.startswith(f"{path}: cannot be read\n")
+
+
 @pytest.mark.parametrize(
     ("annotation", "kind", "broken"),
     [

@@ -80,6 +80,14 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(predict, photos, t
     assert [Path(a["file"]).name for a in answer] == ["1.png", "b.jpg"]
 
 
+def test_no_picture_is_promised_where_no_image_could_be_read(predict, photos, capsys):
+    (photos / "a_broken.jpg").write_bytes((photos / "b.jpg").read_bytes()[:300])
+    assert predict(photos / "a_broken.jpg") == 1
+    said = capsys.readouterr().out
+    assert "no picture; predictions.json is in" in said
+    assert "pictures and" not in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -59,8 +59,9 @@ def open_foreign(path: Path, model: str | None = None, num_heads: int | None = N
 def _open_huggingface(folder: Path) -> Source:
     if not (folder / "config.json").exists():
         raise UserError(
-            f"{folder} has no config.json; give a folder of save_pretrained or a weights file"
-            f"{beneath(folder)}"
+            f"{folder} has no config.json: give a folder that `jaxseg convert` wrote, `last` or "
+            "`best` of a training's working folder, one of Hugging Face's save_pretrained, or a "
+            f"weights file{beneath(folder)}"
         )
     try:
         name, kwargs, classes, notes = read_config(read_json(folder / "config.json"))
