@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.kernels.ms_deform_attn import blocks, quad
+from jaxseg.kernels.ms_deform_attn import blocked, quad
 from tests.kernels.operation import (
     CASES,
     NAMES,
@@ -41,7 +41,8 @@ def test_a_map_of_two_by_two_is_read_as_by_hand(name):
 def test_a_result_is_the_same_however_queries_are_cut(name, monkeypatch):
     # Of one query, of a few that do not divide their number, of all.
     for size in (1, 2**13, 2**40):
-        monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
+        monkeypatch.setattr(blocked, "FORWARD_BYTES", size)
+        monkeypatch.setattr(blocked, "BACKWARD_BYTES", size)
         monkeypatch.setattr(quad, "CHUNK_BYTES", size)
         jax.clear_caches()
         arrays = draw(*CASES["four_levels"])

@@ -16,6 +16,12 @@ from jaxseg.kernels.ms_deform_attn.reference import Shapes
 from jaxseg.ops.compiler import apart
 from jaxseg.typing import Array, Float
 
+# Of the rows that a block reads. Its indices, going forward, and the rows themselves, going back,
+# are to stay in a share of a core's second-level cache.
+FORWARD_BYTES, BACKWARD_BYTES = 2**22, 2**19
+# Samples whose rows one loop reads: its code grows with them.
+AT_ONCE = 16
+
 
 def blocked(
     value: Float[Array, "b n m d"],
@@ -33,7 +39,7 @@ def blocked(
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _attend(shapes, value, locations, weights):
     """The rows (image, query, head) in float32."""
-    blocks = Blocks.of(value, shapes, locations)
+    blocks = Blocks.of(value, shapes, locations, FORWARD_BYTES)
     table = value.reshape(-1, blocks.width)
 
     def step(i, mixed):
@@ -41,8 +47,7 @@ def _attend(shapes, value, locations, weights):
         place = apart(blocks.pixels, blocks.cut(locations, image, first))
         weight = blocks.cut(weights, image, first)
         rows, shares = apart(blocks.neighbours, *place, weight, image)
-        part = sum(_mix(blocks, table, *of) for of in zip(rows, shares, strict=True))
-        return blocks.put(mixed, part, image, first)
+        return blocks.put(mixed, _mix(blocks, table, rows, shares), image, first)
 
     size = blocks.images * blocks.queries * blocks.heads * blocks.width
     return lax.fori_loop(0, blocks.images * blocks.per_image, step, jnp.zeros(size, jnp.float32))
@@ -54,7 +59,7 @@ def _forward(shapes, value, locations, weights):
 
 def _backward(shapes, saved, cotangent):
     value, locations, weights = saved
-    blocks = Blocks.of(value, shapes, locations)
+    blocks = Blocks.of(value, shapes, locations, BACKWARD_BYTES)
     table = value.reshape(-1, blocks.width)
 
     def step(i, gradients):
@@ -85,24 +90,37 @@ def _backward(shapes, saved, cotangent):
 _attend.defvjp(_forward, _backward)
 
 
-def _rows(blocks: Blocks, table: Array, rows: Array) -> Array:
-    """Rows of the table, as (row, sample, channel), in float32."""
-    index = rows.reshape(blocks.rows, blocks.samples, 1)
-    numbers = lax.GatherDimensionNumbers((2,), (0,), (0,))
+def _rows(table: Array, rows: Array) -> Array:
+    """Rows of the table, as (row, channel), in float32."""
+    numbers = lax.GatherDimensionNumbers((1,), (0,), (0,))
     mode = lax.GatherScatterMode.PROMISE_IN_BOUNDS
-    found = lax.gather(table, index, numbers, (1, blocks.width), mode=mode)
+    found = lax.gather(table, rows[:, None], numbers, (1, table.shape[1]), mode=mode)
     return found.astype(jnp.float32)
 
 
-def _mix(blocks: Blocks, table: Array, rows: Array, shares: Array) -> Array:
-    """Sums over samples, as (row, channel)."""
-    shares = shares.reshape(blocks.rows, blocks.samples)
-    return jnp.einsum("rs,rsd->rd", shares, _rows(blocks, table, rows))
+def _mix(blocks: Blocks, table: Array, rows: list[Array], shares: list[Array]) -> Array:
+    """Sums over samples, as (row, channel).
+
+    All samples' rows meet in one loop, which writes nothing but the sums. Several gathers and
+    products of matrices, which write every sample, take four times as long.
+    """
+
+    def some(first, table, rows, shares):
+        samples = range(first, min(first + AT_ONCE, blocks.samples))
+        return sum(
+            share[k :: blocks.samples, None] * _rows(table, row[k :: blocks.samples])
+            for row, share in zip(rows, shares, strict=True)
+            for k in samples
+        )
+
+    firsts = range(0, blocks.samples, AT_ONCE)
+    return sum(apart(partial(some, first), table, rows, shares) for first in firsts)
 
 
 def _dot(blocks: Blocks, table: Array, rows: Array, pull: Array) -> Array:
     """Each row of the table times its gradient, flat."""
-    return jnp.einsum("rsd,rd->rs", _rows(blocks, table, rows), pull).reshape(-1)
+    found = _rows(table, rows).reshape(blocks.rows, blocks.samples, blocks.width)
+    return jnp.einsum("rsd,rd->rs", found, pull).reshape(-1)
 
 
 def _spread(blocks: Blocks, table: Array, rows: Array, shares: Array, pull: Array) -> Array:

@@ -13,9 +13,6 @@ from jax import lax
 from jaxseg.kernels.ms_deform_attn.reference import Shapes
 from jaxseg.typing import Array
 
-# Of the rows that one gather of a block reads: a share of a core's second-level cache.
-BLOCK_BYTES = 2**19
-
 
 @dataclass(frozen=True)
 class Blocks:
@@ -28,11 +25,12 @@ class Blocks:
     heads: int
     width: int  # of a head
     points: int
+    block_bytes: int  # of one neighbour's rows of a block's samples, about
 
     @classmethod
-    def of(cls, value, shapes: Shapes, locations) -> "Blocks":
+    def of(cls, value, shapes: Shapes, locations, block_bytes: int) -> "Blocks":
         b, n, m, d = value.shape
-        return cls(shapes, b, n, locations.shape[1], m, d, locations.shape[4])
+        return cls(shapes, b, n, locations.shape[1], m, d, locations.shape[4], block_bytes)
 
     @property
     def samples(self) -> int:
@@ -42,7 +40,7 @@ class Blocks:
     @property
     def per_image(self) -> int:
         read = self.queries * self.heads * self.samples * self.width * 4
-        return min(self.queries, max(1, round(read / BLOCK_BYTES)))
+        return min(self.queries, max(1, round(read / self.block_bytes)))
 
     @property
     def rows(self) -> int:
