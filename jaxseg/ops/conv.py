@@ -30,8 +30,7 @@ def conv(
 
     Differentiable any number of times, forward and backward.
     """
-    # Few channels make short rows, which are slow to lay out.
-    by_hand = platform() == "cpu" and x.dtype == jnp.float32 and x.shape[-1] >= 16
+    by_hand = platform() == "cpu" and x.dtype == jnp.float32
     compute = _by_hand if by_hand else _plain
     return compute(x, kernel, stride, padding, dilation)
 

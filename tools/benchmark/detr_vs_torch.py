@@ -1,6 +1,7 @@
-"""DETR-R50 against Hugging Face's PyTorch model: the same weights and input, side by side.
+"""DETR-R50 or Deformable DETR against Hugging Face's PyTorch model: the same weights, side by side.
 
-python tools/benchmark/detr_vs_torch.py [--threads 2] [--repeats 5] [--profile]
+python tools/benchmark/detr_vs_torch.py [--model deformable_detr] [--threads 2] [--repeats 5]
+    [--profile]
 
 Prints the ratio of PyTorch's time to ours (above 1: ours is faster), each the best of several
 runs taken in turn, for the forward pass at 800 × 1066 (batch 1 and 4) and for a training step
@@ -23,31 +24,74 @@ second a layer. Huge pages (glibc.malloc.hugetlb=1) help both sides.
 """
 
 import argparse
+import dataclasses
 import os
 import time
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
+from transformers import (
+    DeformableDetrConfig,
+    DeformableDetrForObjectDetection,
+    DetrConfig,
+    DetrForObjectDetection,
+    ResNetConfig,
+)
 from work_shares import shares
 
 from jaxseg.losses.criterion import SetCriterion
 from jaxseg.models import build
 from jaxseg.params import flatten
 from jaxseg.structures import Batch, Images, Targets
-from jaxseg.train.optim import Ema
+from jaxseg.train.optim import Ema, Optimizer
 from jaxseg.train.state import initial_state
 from jaxseg.train.step import make_step
-from jaxseg_configs.detr._recipe import OPTIMIZER
+from jaxseg_configs.deformable_detr import _recipe as deformable_recipe
+from jaxseg_configs.detr import _recipe as detr_recipe
 from jaxseg_convert_torch import detect_table, load_state_dict
 
 HEIGHT, WIDTH, OBJECTS = 800, 1066, 8
 
 
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model of both sides, and how ours is trained."""
+
+    config: type
+    theirs: type
+    stages: tuple[str, ...]  # of the backbone, that the transformer reads
+    ours: Callable
+    criterion: SetCriterion
+    optimizer: Optimizer
+
+
+MODELS = {
+    "detr": Model(
+        DetrConfig,
+        DetrForObjectDetection,
+        ("stage4",),
+        partial(build, "detr.r50", dropout=0.1),
+        SetCriterion(),
+        detr_recipe.OPTIMIZER,
+    ),
+    "deformable_detr": Model(
+        DeformableDetrConfig,
+        DeformableDetrForObjectDetection,
+        ("stage2", "stage3", "stage4"),
+        partial(build, "deformable_detr.r50", dropout=0.1),
+        deformable_recipe.CRITERION,
+        deformable_recipe.OPTIMIZER,
+    ),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=MODELS, default="detr")
     parser.add_argument("--threads", type=int, help="of both (default: all cores)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--profile", action="store_true", help="of our training step")
@@ -56,10 +100,11 @@ def main() -> None:
         # XLA's pool has as many threads as it may use cores, and is made at the first use.
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
         torch.set_num_threads(arguments.threads)
-    theirs, ours, params = models()
+    model = MODELS[arguments.model]
+    theirs, ours, params = pair(model)
     for batch in (1, 4):
         report(f"forward, batch {batch}", *forward(theirs, ours, params, batch), arguments.repeats)
-    run_ours, run_theirs = training(theirs, ours, params, 2)
+    run_ours, run_theirs = training(model, theirs, ours, params, 2)
     report("training step, batch 2", run_ours, run_theirs, arguments.repeats)
     if arguments.profile:
         print("our training step, shares of the work:")
@@ -67,17 +112,15 @@ def main() -> None:
             print(f"  {kind:28} {100 * share:5.1f} %")
 
 
-def models():
+def pair(model: Model):
     """Hugging Face's model with random weights, ours, and the converted weights."""
-    backbone = ResNetConfig(out_features=["stage4"])
-    config = DetrConfig(
+    config = model.config(
         use_timm_backbone=False,
-        backbone_config=backbone,
+        backbone_config=ResNetConfig(out_features=list(model.stages)),
         num_labels=91,
-        auxiliary_loss=True,  # as the paper's recipe and ours
+        auxiliary_loss=True,  # as the papers' recipes and ours
     )
-    theirs = DetrForObjectDetection(config).eval()
-    ours = build("detr.r50", dropout=0.1)
+    theirs, ours = model.theirs(config).eval(), model.ours()
     state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     params = load_state_dict(detect_table(state), state, ours)
     return theirs, ours, jax.tree.map(jnp.asarray, params)
@@ -107,7 +150,7 @@ def forward(theirs, ours, params, batch):
     return run_ours, run_theirs
 
 
-def training(theirs, ours, params, batch):
+def training(model, theirs, ours, params, batch):
     """Two functions that each take one step of the paper's recipe on the same targets.
 
     The stem and the first stage are constant in both, the rest of the backbone is trained.
@@ -119,20 +162,20 @@ def training(theirs, ours, params, batch):
     targets = Targets(
         jnp.asarray(labels, jnp.int32), jnp.asarray(boxes), jnp.ones(labels.shape, bool)
     )
-    return our_step(ours, params, images, targets), their_step(theirs, pixels, labels, boxes)
+    return our_step(model, ours, params, images, targets), their_step(theirs, pixels, labels, boxes)
 
 
-def our_step(model, params, images: Images, targets: Targets):
+def our_step(recipe: Model, model, params, images: Images, targets: Targets):
     """A function that takes one step of `jaxseg train`."""
     b, h, w = images.mask.shape
     sizes = jnp.tile(jnp.asarray([[h, w]]), (b, 1))
     batch = Batch(images, targets, jnp.arange(b), sizes, sizes, jnp.ones(b, bool))
     paths = list(flatten(params))
-    trainable = OPTIMIZER.trainable(paths)
-    optimizer = OPTIMIZER.build(lambda step: 1.0, paths)
+    trainable = recipe.optimizer.trainable(paths)
+    optimizer = recipe.optimizer.build(lambda step: 1.0, paths)
     # The pixels are standardised already.
     step = make_step(
-        model, SetCriterion(), optimizer, trainable, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+        model, recipe.criterion, optimizer, trainable, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
     # A donated buffer is gone, and the forward benchmark's weights are still wanted.
     params = jax.tree.map(jnp.copy, params)
