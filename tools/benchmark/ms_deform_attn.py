@@ -6,6 +6,14 @@ Prints the ratio of PyTorch's time to ours (above 1: ours is faster), each the b
 runs taken in turn, for the forward pass and for the forward pass with all gradients. PyTorch's
 side does what the official implementation without CUDA does: one `grid_sample` a level. Needs
 the extra `test`; nothing is downloaded.
+
+On two cores of a virtual x86 server (AVX-512, jax 0.10.2, torch 2.13.0), otherwise idle, `blocked`:
+
+                                     forward   gradient
+    decoder, 900 queries                3.2       2.0
+    encoder, 22 223 queries             8.8       3.0
+    small decoder, 4 × 200 queries      2.1       1.5
+    small encoder, 4 × 1600 queries     3.2       2.8
 """
 
 import argparse
