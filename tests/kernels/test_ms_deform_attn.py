@@ -50,6 +50,18 @@ def test_a_result_is_the_same_however_queries_are_cut(name, monkeypatch):
         assert_close(found, expected("four_levels"))
 
 
+def test_images_that_are_taken_side_by_side_have_gradients_of_their_own():
+    # Four at a time, in sixteen blocks and more.
+    shapes = ((6, 5), (3, 2))
+    arrays = draw(4, shapes, 4099, 2, 16, 2)
+    sizes = blocked.Blocks.of(arrays[0], shapes, arrays[1], blocked.BACKWARD_BYTES)
+    assert blocked._chains(sizes) == 4
+    found, wanted = (
+        value_and_gradients(form(name), shapes, *arrays) for name in ("blocked", "reference")
+    )
+    assert_close(found, wanted)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_bfloat16_values_give_bfloat16_near_the_float32_result(name):
     value, *rest = draw(*CASES["four_levels"])

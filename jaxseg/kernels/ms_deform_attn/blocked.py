@@ -2,7 +2,7 @@
 
 What costs time on a CPU is not arithmetic: it is large temporaries, whose pages the operating
 system hands out anew at every call, and index arithmetic repeated inside of gathers. So a loop
-takes a few queries at a time, and the rows are gathered from `value` as it lies.
+takes a few queries at a time, and the rows are read from `value` as it lies.
 """
 
 from functools import partial
@@ -100,6 +100,9 @@ def _backward(shapes, saved, cotangent):
     return of_value.astype(value.dtype), of_locations, of_weights
 
 
+_attend.defvjp(_forward, _backward)
+
+
 def _chains(blocks: Blocks) -> int:
     """How many blocks, of different images, a step of the backward loop takes side by side.
 
@@ -108,9 +111,6 @@ def _chains(blocks: Blocks) -> int:
     if blocks.images * blocks.per_image < 16:  # compiling more would not pay
         return 1
     return next(chains for chains in (4, 2, 1) if blocks.images % chains == 0)
-
-
-_attend.defvjp(_forward, _backward)
 
 
 def _rows(table: Array, rows: Array) -> Array:
