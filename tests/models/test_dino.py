@@ -182,7 +182,8 @@ def test_forced_proposals_are_the_queries():
     index = output.extras["proposals"].index[:, ::-1]
     forced = run(index)
     found, wanted = forced.extras["first_stage"], output.extras["first_stage"]
-    np.testing.assert_array_equal(found.boxes, wanted.boxes[:, ::-1])
+    # Two programs, which round alike on some processors only.
+    np.testing.assert_allclose(found.boxes, wanted.boxes[:, ::-1], rtol=0, atol=1e-6)
 
 
 def test_a_canvas_of_fewer_tokens_than_queries_has_fewer_queries():
