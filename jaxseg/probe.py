@@ -115,16 +115,17 @@ class _Trace:
         path = module.path
         if method != "__call__" or not path:
             return False
-        if hasattr(module, "epsilon") and self._has_params(path):
+        if hasattr(module, "epsilon") and self._normalises(path):
             self.norms[path] = module.clone(parent=None, name=None)
         block = len(path) <= DEPTH
         if block or path in self.norms:
             self.order.append((path, sum(seen == path for seen, _ in self.order)))
         return block
 
-    def _has_params(self, path: tuple[str, ...]) -> bool:
+    def _normalises(self, path: tuple[str, ...]) -> bool:
+        # Other modules have an epsilon too, as of an inverse sigmoid.
         try:
-            return bool(_at(self.params, path))
+            return "scale" in _at(self.params, path)
         except KeyError:
             return False
 
