@@ -13,12 +13,13 @@ def resize_bilinear(
     Written as two small matrix products, which is what accelerators like and what
     differentiates without a scatter.
     """
-    rows = _bilinear_weights(x.shape[-2], size[0])
-    columns = _bilinear_weights(x.shape[-1], size[1])
+    rows = bilinear_matrix(x.shape[-2], size[0])
+    columns = bilinear_matrix(x.shape[-1], size[1])
     return jnp.einsum("ih,...hw,jw->...ij", rows, x, columns)
 
 
-def _bilinear_weights(old: int, new: int) -> Float[Array, "{new} {old}"]:
+def bilinear_matrix(old: int, new: int) -> Float[Array, "{new} {old}"]:
+    """What turns a line of `old` values into one of `new`; at most two neighbours count."""
     centre = (jnp.arange(new, dtype=jnp.float32) + 0.5) * jnp.float32(old / new) - 0.5
     centre = jnp.maximum(centre, 0.0)
     low = jnp.minimum(jnp.floor(centre).astype(jnp.int32), old - 1)

@@ -6,11 +6,11 @@ import zlib
 import jax
 import numpy as np
 
-from tests.golden import backbone, criterion, dab_detr, deformable_detr, detr, dino, panoptic
+from tests.golden import backbone, criterion, dab_detr, deformable_detr, detr, dino, panoptic, sam
 from tests.goldens import compare, regen
 
 # kind -> function(case, inputs) -> {run or None: {whole tensor's name: array}}
-ROOMS = (backbone, criterion, dab_detr, deformable_detr, detr, dino, panoptic)
+ROOMS = (backbone, criterion, dab_detr, deformable_detr, detr, dino, panoptic, sam)
 KINDS = {kind: run for room in ROOMS for kind, run in room.KINDS.items()}
 
 
