@@ -58,12 +58,15 @@ def drawable(segmentation: Any) -> Any:
 
 def encode_mask(mask: np.ndarray) -> dict:
     """A bool (h, w) mask as compressed run lengths, {"size": [h, w], "counts": str}."""
+    return {"size": list(mask.shape), "counts": _compressed(run_lengths(mask))}
+
+
+def run_lengths(mask: np.ndarray) -> np.ndarray:
+    """Lengths of a bool (h, w) mask's runs down its columns, the first one of pixels outside."""
     flat = np.asarray(mask, bool).ravel(order="F")
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    # The first run is of pixels outside.
     start = [0, 0] if flat[:1].any() else [0]
-    runs = np.diff(np.concatenate([start, edges, [flat.size]]))
-    return {"size": list(mask.shape), "counts": _compressed(runs)}
+    return np.diff(np.concatenate([start, edges, [flat.size]]))
 
 
 def _compressed(runs: np.ndarray) -> str:

@@ -1,4 +1,4 @@
-"""The one square canvas that every image of Segment Anything lies on, and the ways there and back."""
+"""The square canvas that images of Segment Anything lie on, and the ways there and back."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

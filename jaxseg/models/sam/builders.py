@@ -1,4 +1,4 @@
-"""One function for each published Segment Anything (arXiv 2304.02643, section A), and a small one."""
+"""A function for each published Segment Anything (arXiv 2304.02643, section A), and a small one."""
 
 from collections.abc import Sequence
 
