@@ -6,7 +6,17 @@ import zlib
 import jax
 import numpy as np
 
-from tests.golden import backbone, criterion, dab_detr, deformable_detr, detr, dino, panoptic, sam, sam_utils
+from tests.golden import (
+    backbone,
+    criterion,
+    dab_detr,
+    deformable_detr,
+    detr,
+    dino,
+    panoptic,
+    sam,
+    sam_utils,
+)
 from tests.goldens import compare, regen
 
 # kind -> function(case, inputs) -> {run or None: {whole tensor's name: array}}

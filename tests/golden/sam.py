@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.backbones.vit_blocks import RelativeAttention, relative_positions
+from jaxseg.data.segmentation import decode_segmentation
 from jaxseg.models.sam import Sam
 from jaxseg.models.sam import sam as build_sam
 from jaxseg.models.sam.mask_decoder import MaskDecoder
@@ -16,10 +17,14 @@ from jaxseg.models.sam.two_way import TwoWayTransformer
 from jaxseg.ops.images import normalize
 from jaxseg.ops.windows import from_windows, pad_to_multiple, to_windows
 from jaxseg.predict.canvas import Canvas
+from jaxseg.predict.crops import NEAR
+from jaxseg.predict.mask_generator import AutomaticMaskGenerator
 from jaxseg.predict.preprocess import load_image
+from jaxseg.predict.sam_predictor import THRESHOLD, SamPredictor
 from jaxseg.structures import Prompts
 from jaxseg_convert_torch import load_state_dict
 from tests.golden.common import expect, nchw
+from tests.goldens import compare
 from tests.quick import quick_jit
 
 NECK = ("conv1", "norm1", "conv2", "norm2")
@@ -384,8 +389,77 @@ def _windows(x, size: int) -> dict:
     }
 
 
+def predictor(case, inputs) -> dict:
+    """`sam/predictor`: an image is set once, then prompts in its own pixels."""
+    network = build(case.spec["config"])
+    params = load_state_dict("sam", case.weights(), network)
+    predict = SamPredictor(network, params)
+    predict.set_image(inputs["image"])
+    tensors = {}
+    for name, run in case.spec["runs"].items():
+        given = {
+            role: None if source is None else _resolve(source, inputs, tensors)
+            for role, source in run["inputs"].items()
+            if role != "image"
+        }
+        options = {k: v for k, v in run.get("options", {}).items() if k == "multimask_output"}
+        answer = predict.predict(**given, **options, return_logits=True)
+        tensors[name] = name_masks(answer.masks) | {
+            "iou_predictions": answer.iou,
+            "low_res_logits": answer.low_res,
+        }
+    return tensors
+
+
+def _resolve(source, inputs, tensors):
+    """An input, or a part of what an earlier run returned."""
+    if isinstance(source, str):
+        return inputs[source]
+    return compare.select({"select": source["select"]}, tensors[source["run"]][source["from"]])
+
+
+def automatic_masks(case, inputs) -> dict:
+    """`sam/automatic_masks`: records in the order returned."""
+    config = case.spec["config"]
+    expect(config["automatic_masks"], near_edge_tolerance=NEAR, small_region_connectivity=8)
+    expect(config["automatic_masks"], stability_threshold=THRESHOLD)
+    network = build(config)
+    params = load_state_dict("sam", case.weights(), network)
+    tensors = {}
+    for name, run in case.spec["runs"].items():
+        grids = run["inputs"].get("point_grids")
+        options = run["options"] | {"point_grids": grids and [inputs[grid] for grid in grids]}
+        generator = AutomaticMaskGenerator(network, params, **options)
+        records = generator.generate(inputs[run["inputs"]["image"]])
+        tensors[name] = name_records(records)
+    return tensors
+
+
+def name_records(records: list[dict]) -> dict:
+    """Whole tensors of a list of records."""
+    masks = np.stack([_decoded(record["segmentation"]) for record in records])
+    named = {
+        name: np.asarray([record[name] for record in records])
+        for name in ("area", "predicted_iou", "stability_score", "bbox", "crop_box")
+    }
+    points = np.asarray([record["point_coords"][0] for record in records])
+    return named | {
+        "masks": masks,
+        "masks.rle_offsets": rle_offsets(masks),
+        "point_coords": points,
+    }
+
+
+def _decoded(segmentation):
+    if isinstance(segmentation, np.ndarray):
+        return segmentation
+    return decode_segmentation(segmentation, *segmentation["size"])
+
+
 KINDS = {
     "sam/model": model,
+    "sam/predictor": predictor,
+    "sam/automatic_masks": automatic_masks,
     "sam/prompt_encoder": prompt_encoder,
     "sam/two_way_transformer": two_way_transformer,
     "sam/mask_decoder": mask_decoder,
