@@ -118,6 +118,17 @@ class Proposals:
         """The rows of the chosen tokens."""
         return jnp.take_along_axis(x, self.index[..., None], 1)
 
+    def everywhere(self, boxes: Float[Array, "b n 4"], mask: Bool[Array, "b n"]) -> Predictions:
+        """What all tokens predict; where padding may not count it has no chance.
+
+        Args:
+          boxes: of every token.
+          mask: True on real tokens.
+        """
+        if self.real is None:
+            return Predictions(self.logits, boxes)
+        return Predictions(jnp.where(mask[..., None], self.logits, ABSENT), boxes)
+
     def hide(self, logits: Float[Array, "*l b q k"]) -> Float[Array, "*l b q k"]:
         """Logits of the chosen tokens' queries, without a chance where padding was chosen."""
         return logits if self.real is None else jnp.where(self.real[..., None], logits, ABSENT)

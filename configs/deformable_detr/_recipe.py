@@ -5,6 +5,8 @@ layer that places the first references and for those that place samples. 50 epoc
 by ten at 40. Stem and first stage of the backbone stay as ImageNet left them.
 """
 
+import dataclasses
+
 from flax import linen as nn
 
 from jaxseg.data.transforms import detr_augmentation
@@ -15,11 +17,8 @@ from jaxseg.train.schedule import Schedule
 from jaxseg_configs.dino._recipe import BUCKETS
 
 CRITERION = SetCriterion(classes=FocalClasses(), cost_class=2.0, loss_ce=2.0)
-TWO_STAGE_CRITERION = SetCriterion(
-    classes=FocalClasses(),
-    cost_class=2.0,
-    loss_ce=2.0,
-    first_stage=FirstStage("enc", class_agnostic=True),
+TWO_STAGE_CRITERION = dataclasses.replace(
+    CRITERION, first_stage=FirstStage("enc", class_agnostic=True)
 )
 OPTIMIZER = Optimizer(
     learning_rate=2e-4,

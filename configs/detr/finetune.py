@@ -13,7 +13,11 @@ Hardware: one accelerator with 16 GB.
 Expected: not measured here.
 """
 
+import dataclasses
+from collections.abc import Sequence
+
 from jaxseg.data.transforms import detr_augmentation
+from jaxseg.losses.criterion import SetCriterion
 from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.optim import Optimizer
 from jaxseg.train.schedule import Schedule
@@ -39,4 +43,22 @@ def experiment() -> Experiment:
         ),
         schedule=Schedule("step", drops=(0.8,), warmup_steps=100),
         epochs=50.0,
+    )
+
+
+def with_anchors(
+    criterion: SetCriterion, buckets: Sequence[tuple[int, int]], fresh: str = "class_embed"
+) -> Experiment:
+    """The same for a detector with anchors.
+
+    Args:
+      fresh: pattern of the parameters that are drawn afresh for other classes.
+    """
+    base = experiment()
+    rates = ((fresh, 1.0), ("^backbone/", 0.01), ("", 0.1))
+    return dataclasses.replace(
+        base,
+        data=dataclasses.replace(base.data, batch_size=4, buckets=buckets),
+        criterion=criterion,
+        optimizer=dataclasses.replace(base.optimizer, learning_rates=rates),
     )

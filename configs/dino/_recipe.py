@@ -2,7 +2,9 @@
 
 16 images a step, AdamW at 1e-4 and 1e-5 for the backbone, decay 1e-4 on everything, clipping at
 0.1; 12 epochs with a drop by ten after 11, 24 after 20, 36 after 30. Stem and first stage of a
-ResNet stay as ImageNet left them, and so does all batch normalisation.
+ResNet stay as ImageNet left them, and so does all batch normalisation. The denoising groups are
+those of a device's 2 images (1 with five scales), whatever the devices here: fewer images that
+share them are more groups for each.
 """
 
 import dataclasses
@@ -55,10 +57,16 @@ def drop_of(epochs: int, drops: Mapping[int, int]) -> float:
     return drops[epochs] / epochs
 
 
-def coco(model: nn.Module, epochs: int = 12, optimizer: Optimizer = OPTIMIZER) -> Experiment:
-    """The recipe for one of the paper's models; 12, 24 or 36 epochs."""
+def coco(
+    model: nn.Module, epochs: int = 12, optimizer: Optimizer = OPTIMIZER, images: int = 2
+) -> Experiment:
+    """The recipe for one of the paper's models; 12, 24 or 36 epochs.
+
+    Args:
+      images: of each of the authors' devices.
+    """
     return Experiment(
-        model=model,
+        model=model.clone(dn_images=images),
         data=Data(
             train="coco:data/coco/train2017",
             val="coco:data/coco/val2017",
@@ -73,3 +81,9 @@ def coco(model: nn.Module, epochs: int = 12, optimizer: Optimizer = OPTIMIZER) -
         schedule=Schedule("step", drops=(drop_of(epochs, DROPS),)),
         epochs=float(epochs),
     )
+
+
+def swin_coco(model: nn.Module, epochs: int, images: int = 2) -> Experiment:
+    """The same with a Swin, whose blocks the backward pass computes again, as the authors'."""
+    model = model.clone(backbone=model.backbone.clone(remat=True))
+    return coco(model, epochs, SWIN_OPTIMIZER, images)

@@ -11,20 +11,10 @@ Hardware: one accelerator with 24 GB.
 Expected: not measured here.
 """
 
-import dataclasses
-
 from jaxseg.train.experiment import Experiment
 from jaxseg_configs.detr import finetune
 from jaxseg_configs.dino._recipe import BUCKETS, CRITERION
 
 
 def experiment() -> Experiment:
-    base = finetune.experiment()
-    # Both are drawn afresh for other classes.
-    rates = (("class_embed|label_enc", 1.0), ("^backbone/", 0.01), ("", 0.1))
-    return dataclasses.replace(
-        base,
-        data=dataclasses.replace(base.data, batch_size=4, buckets=BUCKETS),
-        criterion=CRITERION,
-        optimizer=dataclasses.replace(base.optimizer, learning_rates=rates),
-    )
+    return finetune.with_anchors(CRITERION, BUCKETS, "class_embed|label_enc")

@@ -16,4 +16,4 @@ from jaxseg_configs.dino._recipe import coco
 
 
 def experiment() -> Experiment:
-    return coco(dino.r50_5scale(), epochs=12)
+    return coco(dino.r50_5scale(), epochs=12, images=1)

@@ -16,4 +16,4 @@ from jaxseg_configs.dino._recipe import coco
 
 
 def experiment() -> Experiment:
-    return coco(dino.r50_5scale(), epochs=24)
+    return coco(dino.r50_5scale(), epochs=24, images=1)

@@ -12,8 +12,8 @@ Expected: 58.5 AP on val2017 (the authors' figure; not measured here).
 
 from jaxseg.models import dino
 from jaxseg.train.experiment import Experiment
-from jaxseg_configs.dino._recipe import SWIN_OPTIMIZER, coco
+from jaxseg_configs.dino._recipe import swin_coco
 
 
 def experiment() -> Experiment:
-    return coco(dino.swin_l_5scale(), epochs=36, optimizer=SWIN_OPTIMIZER)
+    return swin_coco(dino.swin_l_5scale(), epochs=36, images=1)

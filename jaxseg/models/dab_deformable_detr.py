@@ -18,8 +18,8 @@ from jaxseg.models.detr.denoising import Noise, prepend, split_off
 from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.heads import begin_alike, layer_heads, refine_boxes, sigmoid_detections
 from jaxseg.models.detr.label_content import LabelContent, mark
-from jaxseg.models.detr.levels import coarsest_stride, encode
-from jaxseg.models.detr.queries import Anchors, anchor_logits
+from jaxseg.models.detr.levels import coarsest_stride, encode, level_stages
+from jaxseg.models.detr.queries import Anchors, anchor_logits, learned_rows
 from jaxseg.necks.channel_mapper import ChannelMapper
 from jaxseg.nn.position import SinePosition
 from jaxseg.structures import Detections, DetectorOutput, Images, Targets
@@ -117,26 +117,15 @@ class DabDeformableDetr(nn.Module):
     def _queries(self, b: int) -> tuple[Float[Array, "b q d"], Float[Array, "b q 4"]]:
         """Content and anchors (logits), pattern by pattern."""
         width = self.width - (self.labels is not None)
-        content = self._embed("tgt_embed", self.num_queries, width)
+        content = learned_rows(self, "tgt_embed", self.num_queries, width)
         if self.labels is not None:
             content = mark(content, 0.0)
         anchors = anchor_logits(self, self.num_queries, self.anchors)
         if self.num_patterns:
-            patterns = self._embed("patterns_embed", self.num_patterns, self.width)
+            patterns = learned_rows(self, "patterns_embed", self.num_patterns, self.width)
             content = (content[None] + patterns[:, None]).reshape(-1, self.width)
             anchors = jnp.tile(anchors, (self.num_patterns, 1))
         return tuple(jnp.broadcast_to(x, (b, *x.shape)) for x in (content, anchors))
-
-    def _embed(self, name: str, rows: int, width: int) -> Float[Array, "{rows} {width}"]:
-        embed = nn.Embed(
-            rows,
-            width,
-            embedding_init=nn.initializers.normal(1.0),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
-        return embed(jnp.arange(rows))
 
     def detections(self, output: DetectorOutput, original_sizes: Int[Array, "b 2"]) -> Detections:
         """The last layer's best detections in pixels of `original_sizes` (h, w)."""
@@ -186,7 +175,7 @@ def dab_deformable_detr(
         **dtypes,
     }
     labels = LabelContent(width, dn_groups, label_noise, box_noise, EPSILON, **dtypes)
-    stages = (3,) if num_levels == 1 else (1, 2, 3)
+    stages = level_stages(num_levels)
     return DabDeformableDetr(
         backbone=resnet(depth, norm, width=stem, stages=stages, **dtypes),
         neck=ChannelMapper(width, num_levels, **dtypes),

@@ -19,7 +19,7 @@ from jaxseg.models.detr.encoder import Encoder
 from jaxseg.models.detr.heads import layer_heads, refine_boxes, sigmoid_detections
 from jaxseg.models.detr.label_content import LabelContent
 from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode, join, valid_ratios
-from jaxseg.models.detr.queries import Anchors, anchor_logits
+from jaxseg.models.detr.queries import Anchors, anchor_logits, learned_rows
 from jaxseg.nn.initializers import torch_bias, torch_uniform
 from jaxseg.nn.layers import Conv, PReLU
 from jaxseg.nn.position import SinePosition
@@ -162,15 +162,8 @@ class DabDetr(nn.Module):
         content = jnp.zeros(self.width, self.dtype) if content is None else content
         content = jnp.broadcast_to(content, (count, q, self.width))
         if self.num_patterns:
-            patterns = nn.Embed(
-                self.num_patterns,
-                self.width,
-                embedding_init=nn.initializers.normal(1.0),
-                dtype=self.dtype,
-                param_dtype=self.param_dtype,
-                name="patterns",
-            )
-            content = content + patterns(jnp.arange(self.num_patterns))[:, None]
+            patterns = learned_rows(self, "patterns", self.num_patterns, self.width)
+            content = content + patterns[:, None]
         content = jnp.broadcast_to(content.reshape(1, count * q, -1), (b, count * q, self.width))
         return content, jnp.broadcast_to(jnp.tile(anchors, (count, 1)), (b, count * q, 4))
 
@@ -220,7 +213,8 @@ def dab_detr(
         "remat": remat,
         **dtypes,
     }
-    labels = LabelContent(width, dn_groups, label_noise, box_noise, EPSILON, **dtypes)
+    epsilon = fields.get("epsilon", EPSILON)
+    labels = LabelContent(width, dn_groups, label_noise, box_noise, epsilon, **dtypes)
     return DabDetr(
         backbone=resnet(depth, norm, width=stem, dilation=dilation, **dtypes),
         encoder=Encoder(encoder_layers, scale_position=True, **layers),

@@ -25,13 +25,13 @@ from jaxseg.models.detr.heads import (
     refine_boxes,
     sigmoid_detections,
 )
-from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode
+from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode, level_stages
 from jaxseg.models.detr.proposals import ProposalEncoder, Proposals, propose
 from jaxseg.models.detr.queries import ProposedQueries, learned_queries
 from jaxseg.necks.channel_mapper import ChannelMapper
 from jaxseg.nn.initializers import xavier_uniform
 from jaxseg.nn.position import SinePosition
-from jaxseg.structures import Detections, DetectorOutput, Images, Predictions, Targets
+from jaxseg.structures import Detections, DetectorOutput, Images, Targets
 from jaxseg.typing import Array, DTypeLike, Float, Int
 
 EPSILON = 1e-5  # of the inverse sigmoid
@@ -110,7 +110,7 @@ class DeformableDetr(nn.Module):
             queries = ProposedQueries(self.width, self.dtype, self.param_dtype, name="queries")
             query, content = queries(reference)
             # Every token learns to propose, not only those that were chosen.
-            first_stage = Predictions(proposals.logits, boxes)
+            first_stage = proposals.everywhere(boxes, encoded.mask)
             extras |= {"proposals": proposals, "first_stage": first_stage}
             mask = seen_by_all(proposals.real)
         else:
@@ -227,7 +227,7 @@ def deformable_detr(
         "remat": remat,
         **dtypes,
     }
-    stages = (1, 2, 3)[-num_levels:]
+    stages = level_stages(num_levels)
     return DeformableDetr(
         backbone=resnet(depth, norm, width=stem, dilation=dilation, stages=stages, **dtypes),
         neck=ChannelMapper(width, num_levels, **dtypes),

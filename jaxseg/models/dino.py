@@ -38,8 +38,9 @@ from jaxseg.models.detr.heads import (
     sigmoid_class_head,
     sigmoid_detections,
 )
-from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode
+from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode, level_stages
 from jaxseg.models.detr.proposals import SIZE, ProposalEncoder, Proposals, propose
+from jaxseg.models.detr.queries import learned_rows
 from jaxseg.necks.channel_mapper import ChannelMapper
 from jaxseg.necks.simple_feature_pyramid import vit_pyramid
 from jaxseg.nn.initializers import xavier_uniform
@@ -70,8 +71,9 @@ class Dino(nn.Module):
       shared_heads: all decoder layers have one class and one box head.
       dn_number: about as many positive denoising queries; below 50, half the number of groups of
         all objects, whose slots grow with the targets of a batch; 0 trains without.
-      dn_per_image: each image has the denoising groups that it would have alone, instead of those
-        of the batch's fullest image.
+      dn_images: neighbours in a batch that share a layout of denoising groups, that of their
+        fullest; 1 gives each image the groups it would have alone, None takes the whole batch. The
+        original's are the images of one process: the fewer, the more groups an image has.
       label_noise: half of this share of the labels is drawn anew.
       box_noise: how far corners move, in halves of the size.
       num_select: detections of an image.
@@ -93,7 +95,7 @@ class Dino(nn.Module):
     look_forward_twice: bool = True
     shared_heads: bool = True
     dn_number: int = 100
-    dn_per_image: bool = False
+    dn_images: int | None = None
     label_noise: float = 0.5
     box_noise: float = 1.0
     num_select: int = 300
@@ -187,11 +189,11 @@ class Dino(nn.Module):
             raise ValueError(f"selection must be one of {names}; got {self.selection!r}")
         b, content = len(encoded.mask), None
         if self.selection != "pure":
-            content = self._embed("tgt_embed", self.num_queries, self.width, xavier_uniform)
+            content = learned_rows(self, "tgt_embed", self.num_queries, self.width, xavier_uniform)
             content = jnp.broadcast_to(content, (b, *content.shape))
         if self.selection == "static":
-            anchors = self._embed(
-                "refpoint_embed", self.num_queries, 4, xavier_uniform, jnp.float32
+            anchors = learned_rows(
+                self, "refpoint_embed", self.num_queries, 4, xavier_uniform, jnp.float32
             )
             reference = jax.nn.sigmoid(anchors)
             return content, jnp.broadcast_to(reference, (b, *reference.shape)), None, None
@@ -214,7 +216,8 @@ class Dino(nn.Module):
         if self.propose_all:
             # The original's losses see these without the sigmoid, and infinite ones among them.
             boxes = jax.nn.sigmoid(box_head(proposals.features) + proposals.anchors)
-            found, boxes = Predictions(proposals.logits, boxes), proposals.chosen(boxes)
+            found = proposals.everywhere(boxes, encoded.mask)
+            boxes = proposals.chosen(boxes)
         else:
             # No other token's box is used, and there are many.
             boxes = jax.nn.sigmoid(box_head(features) + proposals.chosen(proposals.anchors))
@@ -225,7 +228,8 @@ class Dino(nn.Module):
         if not self.learned_anchor_size:
             return None
         start = nn.initializers.constant(math.log(SIZE / (1 - SIZE)))
-        return jax.nn.sigmoid(self._embed("two_stage_wh_embedding", 1, 2, start, jnp.float32)[0])
+        size = learned_rows(self, "two_stage_wh_embedding", 1, 2, start, jnp.float32)
+        return jax.nn.sigmoid(size[0])
 
     def _denoise(
         self, targets: Targets | None, noise: Noise | None, train: bool
@@ -233,10 +237,12 @@ class Dino(nn.Module):
         """Noised targets as queries, in training."""
         # One row more than classes, as the checkpoints have it; no label reads the last.
         rows = self.num_classes + 1
-        labels = self._embed("label_enc", rows, self.width, nn.initializers.normal(1.0))
+        labels = learned_rows(self, "label_enc", rows, self.width)
         if not train or targets is None or self.dn_number <= 0:
             return None
-        slots = contrastive_slots(targets.mask, self.dn_number, per_image=self.dn_per_image)
+        if self.dn_images is not None and self.dn_images < 1:
+            raise ValueError(f"dn_images must be 1 or more, or None; got {self.dn_images}")
+        slots = contrastive_slots(targets.mask, self.dn_number, images=self.dn_images)
         if noise is None:
             noise = draw_noise(self.make_rng("denoising"), slots, self.num_classes)
         content = labels[noised_labels(slots, targets, noise, self.label_noise / 2)]
@@ -244,19 +250,6 @@ class Dino(nn.Module):
         real = slots.real[..., None]
         logits = jnp.where(real, inverse_sigmoid(boxes, EPSILON), 0)
         return Denoising(slots, jnp.where(real, content, 0), jax.lax.stop_gradient(logits))
-
-    def _embed(
-        self, name: str, rows: int, width: int, init, dtype: DTypeLike | None = None
-    ) -> Float[Array, "{rows} {width}"]:
-        embed = nn.Embed(
-            rows,
-            width,
-            embedding_init=init,
-            dtype=dtype or self.dtype,
-            param_dtype=self.param_dtype,
-            name=name,
-        )
-        return embed(jnp.arange(rows))
 
     def detections(self, output: DetectorOutput, original_sizes: Int[Array, "b 2"]) -> Detections:
         """The last layer's best detections in pixels of `original_sizes` (h, w)."""
@@ -315,7 +308,7 @@ def dino(
         "remat": remat,
         **dtypes,
     }
-    stages = (0, 1, 2, 3) if num_levels > 4 else (1, 2, 3)[-num_levels:]
+    stages = (0, 1, 2, 3) if num_levels > 4 else level_stages(num_levels)
     if swin is not None and vit is not None:
         raise ValueError(f"a model has one backbone; got swin={swin!r} and vit={vit!r}")
     options = {"remat": remat, **dtypes}

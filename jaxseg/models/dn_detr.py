@@ -14,6 +14,7 @@ from jaxseg.models.dab_detr import EPSILON, DabDetr, dab_detr
 from jaxseg.models.detr.dab_decoder import DabDecoder, LevelsLayer
 from jaxseg.models.detr.deformable_encoder import DeformableEncoder
 from jaxseg.models.detr.label_content import LabelContent
+from jaxseg.models.detr.levels import level_stages
 from jaxseg.necks.channel_mapper import ChannelMapper
 from jaxseg.nn.position import SinePosition
 from jaxseg.typing import DTypeLike
@@ -48,8 +49,7 @@ def encoder_only(
 
     Args:
       depth, norm, stem: of the ResNet, as in `detr.detr`.
-      num_levels: three of the backbone and coarser ones beyond.
-      num_points, implementation: as in `deformable_detr.deformable_detr`.
+      num_levels, num_points, implementation: as in `deformable_detr.deformable_detr`.
       temperature: of the image's sines.
       denoising: without it content is zero and this is DAB-Deformable-DETR, encoder only.
       dn_groups, label_noise, box_noise: of `LabelContent`.
@@ -64,9 +64,11 @@ def encoder_only(
         "remat": remat,
         **dtypes,
     }
-    labels = LabelContent(width, dn_groups, label_noise, box_noise, EPSILON, **dtypes)
+    epsilon = fields.get("epsilon", EPSILON)
+    labels = LabelContent(width, dn_groups, label_noise, box_noise, epsilon, **dtypes)
+    stages = level_stages(num_levels)
     return DabDetr(
-        backbone=resnet(depth, norm, width=stem, stages=(1, 2, 3), **dtypes),
+        backbone=resnet(depth, norm, width=stem, stages=stages, **dtypes),
         neck=ChannelMapper(width, num_levels, **dtypes),
         encoder=DeformableEncoder(
             encoder_layers, num_points=num_points, implementation=implementation, **layers

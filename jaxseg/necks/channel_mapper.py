@@ -63,6 +63,6 @@ class ChannelMapper(nn.Module):
                 **dtypes,
                 name=f"conv_{i}",
             )(x)
-            norm = GroupNorm(32, **dtypes, name=f"norm_{i}")
+            norm = GroupNorm(32, least=1, **dtypes, name=f"norm_{i}")
             levels.append(norm(x, None if masks is None else masks[i]))
         return tuple(levels)

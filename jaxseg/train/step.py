@@ -51,7 +51,8 @@ def make_step(
       optimizer: `train.optim.Optimizer`'s, or another through `train.adamw.of_optax`.
       trainable: paths that are trained; the rest is constant.
       micro_batches: the batch is computed in so many parts, one after the other, whose
-        gradients add up to the whole batch's (dropout draws other numbers).
+        gradients add up to the whole batch's, but for what is drawn (dropout, noise) and what
+        neighbours share (the layout of denoising groups).
       mean, std: of the images.
       matmul_precision: None is the platform's own choice: accelerators round float32.
     """

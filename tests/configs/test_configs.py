@@ -6,6 +6,7 @@ import pytest
 from jaxseg import models
 from jaxseg.data.transforms import detr_augmentation
 from jaxseg.errors import UserError
+from jaxseg.losses.criterion import FirstStage, FocalClasses
 from jaxseg.parallel.rules import lookup
 from jaxseg.params import count
 from jaxseg.pretrained import class_head
@@ -110,6 +111,21 @@ def test_the_papers_recipe(name):
     assert (float(factor(3999)), float(factor(4000))) == (1.0, pytest.approx(0.1))
 
 
+# cost_class, cost_bbox, cost_giou; loss_ce, loss_bbox, loss_giou; epsilon of the last.
+PUBLISHED_LOSSES = {
+    "deformable_detr": (2.0, 5.0, 2.0, 2.0, 5.0, 2.0, 0.0),
+    "dab_detr": (2.0, 5.0, 2.0, 1.0, 5.0, 2.0, 1e-6),
+    "dn_detr": (2.0, 5.0, 2.0, 1.0, 5.0, 2.0, 1e-6),
+    "dino": (2.0, 5.0, 2.0, 1.0, 5.0, 2.0, 1e-6),
+}
+
+
+def losses_of(criterion):
+    assert criterion.classes == FocalClasses(alpha=0.25, gamma=2.0)
+    names = ("cost_class", "cost_bbox", "cost_giou", "loss_ce", "loss_bbox", "loss_giou")
+    return (*(getattr(criterion, name) for name in names), criterion.giou_epsilon)
+
+
 @pytest.mark.parametrize("name", ANCHORS)
 def test_the_recipe_of_detectors_with_anchors(name):
     experiment = load_config(name)
@@ -127,8 +143,20 @@ def test_the_recipe_of_detectors_with_anchors(name):
     assert by_part["encoder/layer_0/linear1/kernel"] == pytest.approx(main)
     assert (optimizer.weight_decay, optimizer.decays, optimizer.clip_norm) == (1e-4, (), 0.1)
     assert experiment.data.batch_size == batch
-    assert experiment.criterion.denoising == name.startswith(("dn_detr", "dino"))
-    assert experiment.criterion.loss_ce == (2.0 if name.startswith("deformable_detr") else 1.0)
+    assert losses_of(experiment.criterion) == PUBLISHED_LOSSES[name.partition("/")[0]]
+    denoising, criterion = name.startswith(("dn_detr", "dino")), experiment.criterion
+    stage = None
+    if name.startswith("dino"):
+        stage = FirstStage("interm")
+    elif "two_stage" in name:
+        stage = FirstStage("enc", class_agnostic=True)
+    assert (criterion.denoising, criterion.first_stage) == (denoising, stage)
+    placed = [path for path in paths if path.startswith("reference_points/")]
+    assert {round(by_part[path], 9) for path in placed} <= {slow}
+    if name.startswith("dino"):
+        five, swin = "5scale" in name, "swin" in name
+        assert experiment.model.dn_images == (1 if five else 2)
+        assert getattr(experiment.model.backbone, "remat", False) == swin
     factor = experiment.schedule.build(round(experiment.epochs) * 10)
     last = {50: 40, 12: 11, 24: 20, 36: 30}[experiment.epochs] * 10
     assert (float(factor(last - 1)), float(factor(last))) == (1.0, pytest.approx(0.1))

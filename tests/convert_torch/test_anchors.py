@@ -108,6 +108,17 @@ def test_the_file_name_or_the_model_says_dilation(tmp_path):
     assert "dilation=True (its file name says so)" in source.notes
 
 
+@pytest.mark.parametrize("name", ["dab_detr.r50_dc5", "dn_detr.r50_dc5"])
+def test_a_named_model_settles_the_temperature_that_no_tensor_shows(tmp_path, name):
+    path, _ = written(tmp_path, name)
+    wanted = build(name).position.temperature
+    source = open_foreign(path, model=name)
+    assert build(source.name, **source.kwargs).position.temperature == wanted
+    dc5 = path.rename(tmp_path / "some-dc5.safetensors")
+    source = open_foreign(dc5)
+    assert build(source.name, **source.kwargs).position.temperature == wanted
+
+
 def test_conditional_detr_is_named_and_a_file_without_its_config_needs_it(tmp_path):
     with pytest.raises(UserError, match="a checkpoint of Conditional DETR"):
         detect_table(["transformer.decoder.layers.0.ca_qpos_proj.weight"])

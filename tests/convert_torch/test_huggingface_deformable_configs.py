@@ -69,7 +69,7 @@ def test_configs_name_their_builder(changes, name):
             {"two_stage": True, "with_box_refine": True, "two_stage_num_proposals": 0},
             "two_stage_num_proposals must be a whole number above 0",
         ),
-        ({"d_model": 32}, "d_model must be a multiple of 32, at least 64 .*; got 32"),
+        ({"d_model": 48}, "d_model must be a multiple of 32 .*; got 48"),
         (
             {"use_timm_backbone": False, "backbone_config": {"model_type": "resnet"}},
             r"out_features must be \['stage2', 'stage3', 'stage4'\]; got \['stage4'\]",

@@ -17,7 +17,7 @@ from tests import weights
 from tests.models.test_detr import images, noise
 
 SMALL = {
-    "depth": 18, "stem": 8, "width": 32, "num_heads": 4, "feedforward": 32, "encoder_layers": 1,
+    "depth": 18, "stem": 8, "width": 64, "num_heads": 4, "feedforward": 32, "encoder_layers": 1,
     "decoder_layers": 2, "num_queries": 12, "num_classes": 4,
 }  # fmt: skip
 BUILDERS = {

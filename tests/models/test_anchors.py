@@ -1,5 +1,6 @@
 """Promises of the detectors with anchors: DINO, DAB-DETR, DN-DETR and their deformable forms."""
 
+import dataclasses
 import functools
 import re
 
@@ -7,10 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxseg.models import build
+from jaxseg.models.dab_deformable_detr import dab_deformable_detr
 from jaxseg.models.deformable_detr import deformable_detr
+from jaxseg.models.detr.queries import anchor_logits
 from jaxseg.models.dino import dino
+from jaxseg.models.dn_detr import encoder_only
 from jaxseg.params import flatten
 from jaxseg.structures import Images
 from tests.models.small import BUILDERS, CRITERION, SMALL, init, small, some_targets
@@ -144,7 +149,7 @@ def test_denoising_changes_nothing_for_the_matching_queries(name):
     assert denoised.extras["denoised"].positive.any()
 
 
-@pytest.mark.parametrize("kind", [deformable_detr, dino])
+@pytest.mark.parametrize("kind", [deformable_detr, dino, dab_deformable_detr, encoder_only])
 @pytest.mark.parametrize(
     ("num_levels", "strides"),
     [(1, [32]), (2, [16, 32]), (3, [8, 16, 32]), (4, [8, 16, 32, 64])],
@@ -153,8 +158,7 @@ def test_few_levels_are_the_coarsest(kind, num_levels, strides):
     model = kind(**SMALL, num_levels=num_levels)
     batch = images(noise(64, 128, 1), canvas=(64, 128))
     output = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), batch)[0])
-    shapes = [mask.shape[1:] for mask in output.extras["encoded"].masks]
-    assert shapes == [(64 // s, 128 // s) for s in strides]
+    assert output.memory.shape[1] == sum((64 // s) * (128 // s) for s in strides)
     assert model.stride == strides[-1]
 
 
@@ -187,6 +191,73 @@ def test_on_an_exact_canvas_padding_fills_up_queries_and_is_seen_by_none(name):
     np.testing.assert_allclose(larger.logits[:, :, :85], alone.logits, rtol=0, atol=5e-5)
     found = model.detections(larger, jnp.array([[64, 64]]))
     assert (found.scores > 0).sum() == 85 * model.num_classes
+
+
+@pytest.mark.parametrize("name", ["dino", "two_stage"])
+def test_on_an_exact_canvas_padding_stands_in_no_loss_of_the_proposals(name):
+    fields = {"propose_all": True, "dn_number": 0} if name == "dino" else {}
+    model = small(name, canvas="exact", **fields)
+    params, run, targets = init(model), quick_jit(model.apply), some_targets(3)
+    criterion = dataclasses.replace(CRITERION, denoising=False)
+
+    @quick_jit
+    def losses(output):
+        return criterion(output, targets).terms
+
+    own, larger = (
+        losses(run({"params": params}, images(noise(64, 64, 1), canvas=canvas)))
+        for canvas in ((64, 64), (64, 128))
+    )
+    terms = ("loss_ce_interm", "loss_bbox_interm", "loss_giou_interm")
+    for term in terms:
+        np.testing.assert_allclose(larger[term], own[term], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dino", "dn_encoder_only"])
+def test_layers_computed_again_have_the_same_gradients(name):
+    batch, targets = images(noise(64, 64, 1), canvas=(64, 64)), some_targets(2)
+    rngs = {"dropout": jax.random.key(0), "denoising": jax.random.key(1)}
+    params = init(small(name))
+
+    def gradients(model):
+        def total(params):
+            output = model.apply({"params": params}, batch, targets, train=True, rngs=rngs)
+            return CRITERION(output, targets).total
+
+        return flatten(quick_jit(jax.grad(total))(params))
+
+    kept, again = (gradients(small(name, remat=remat)) for remat in (False, True))
+    for path, gradient in kept.items():
+        scale = np.abs(gradient).max() + 1e-3
+        np.testing.assert_allclose(again[path] / scale, gradient / scale, rtol=0, atol=2e-3)
+
+
+def test_anchors_begin_as_their_kind_says_and_fixed_centres_stay():
+    class Learned(nn.Module):
+        kind: str
+        dtype = param_dtype = jnp.float32
+
+        @nn.compact
+        def __call__(self):
+            return jax.nn.sigmoid(anchor_logits(self, 4000, self.kind))
+
+    for kind in ("normal", "uniform", "fixed"):
+        module = Learned(kind)
+        params = module.init(jax.random.key(0))
+        anchors = np.asarray(module.apply(params))
+        # The sigmoid of a normal number stays away from 0 and 1; even numbers do not.
+        spread = (anchors[:, :2].std(), anchors[:, 2:].std())
+        wanted = 0.208 if kind == "normal" else 12**-0.5
+        np.testing.assert_allclose(spread, (wanted, 0.208), rtol=0, atol=0.01)
+        gradient = jax.grad(lambda p, m=module: m.apply(p).sum())(params)
+        (table,) = jax.tree.leaves(gradient)
+        assert np.any(table[:, :2]) == (kind != "fixed")
+        assert np.all(table[:, 2:])
+
+
+@pytest.mark.parametrize("name", ["dn", "dn_encoder_only"])
+def test_a_models_epsilon_is_that_of_its_noised_boxes(name):
+    assert small(name, epsilon=1e-5).labels.epsilon == 1e-5
 
 
 def test_what_does_not_fit_together_is_refused_with_what_to_do():

@@ -59,12 +59,21 @@ def test_the_number_of_groups_follows_the_originals_rule(number, count, groups, 
 
 
 def test_per_image_each_image_has_the_slots_that_it_has_alone():
-    both = denoising.contrastive_slots(targets(4, 1).mask, 50, per_image=True)
+    both = denoising.contrastive_slots(targets(4, 1).mask, 50, images=1)
     for i, count in enumerate((4, 1)):
         alone = denoising.contrastive_slots(targets(count).mask, 50)
         one = jax.tree.map(lambda x, i=i: x[i : i + 1], both)
         for name in ("group", "negative", "real", "used", "groups"):
             np.testing.assert_array_equal(getattr(one, name), getattr(alone, name), name)
+
+
+def test_neighbours_share_the_layout_of_their_fullest():
+    slots = denoising.contrastive_slots(targets(1, 4, 2, 1, 3, slots=4).mask, 50, images=2)
+    assert slots.groups.tolist() == [12, 12, 25, 25, 16]  # 50 over 4, 4, 2, 2 and 3 targets
+    assert slots.used.sum(1).tolist() == [96, 96, 100, 100, 96]
+    # More than there are is all of them.
+    everyone = denoising.contrastive_slots(targets(1, 4).mask, 50, images=16)
+    assert everyone.groups.tolist() == [12, 12]
 
 
 def test_targets_count_wherever_their_slots_are():

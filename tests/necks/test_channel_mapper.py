@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 from jaxseg.necks.channel_mapper import ChannelMapper
 from tests import weights
@@ -34,6 +35,22 @@ def test_with_masks_every_level_is_that_of_the_image_alone():
     for one, other in zip(wanted, found, strict=True):
         _, h, w, _ = one.shape
         np.testing.assert_allclose(other[:, :h, :w], one, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("width", [32, 64])
+def test_every_level_is_normalised_in_thirty_two_groups(width):
+    (x,) = maps((5, 3))
+    neck = ChannelMapper(width, 1)
+    params = weights.draw(neck, (x,))
+    (level,) = neck.apply({"params": params}, (x,))
+    kernel, bias, scale, shift = (
+        torch.tensor(np.asarray(params[layer][name]))
+        for layer, name in (("conv_0", "kernel"), ("conv_0", "bias"), ("norm_0", "scale"),
+                            ("norm_0", "bias"))
+    )  # fmt: skip
+    projected = torch.tensor(np.asarray(x)) @ kernel[0, 0] + bias
+    wanted = torch.nn.functional.group_norm(projected.permute(0, 3, 1, 2), 32, scale, shift)
+    np.testing.assert_allclose(level, wanted.permute(0, 2, 3, 1), rtol=0, atol=2e-5)
 
 
 def test_more_maps_than_levels_are_refused():

@@ -116,10 +116,10 @@ def level_stages(levels: int) -> list[str]:
 
 def require_grouping(what: str, width: int) -> None:
     """Raise `UserError` for a width that is not normalised in the same groups there and here."""
-    if width % GROUPS or width // GROUPS < 2:  # groups here have two channels or more
+    if width % GROUPS:
         raise UserError(
-            f"{what} must be a multiple of {GROUPS}, at least {2 * GROUPS} (its features are "
-            f"normalised in {GROUPS} groups); got {width}"
+            f"{what} must be a multiple of {GROUPS} (its features are normalised in {GROUPS} "
+            f"groups); got {width}"
         )
 
 

@@ -9,6 +9,7 @@ from flax import linen as nn
 from jaxseg.backbones.swin import SIZES, WINDOWS
 from jaxseg.errors import UserError
 from jaxseg.models import build
+from jaxseg.models.dab_detr import DabDetr
 from jaxseg.native import build_model
 from jaxseg.train.describe import describe, describe_as
 from jaxseg_convert_torch.infer import Inferred, count_layers, resnet_depth
@@ -16,7 +17,12 @@ from jaxseg_convert_torch.infer import Inferred, count_layers, resnet_depth
 State = Mapping[str, np.ndarray]
 # Training argument -> builder argument, for what the tensors' shapes do not show.
 DEFORMABLE = {"dropout": "dropout"}
-DENSE = {"dropout": "dropout", "dilation": "dilation", "pe_temperatureH": "temperature"}
+DENSE = {
+    "dropout": "dropout",
+    "dilation": "dilation",
+    "pe_temperatureH": "temperature",
+    "num_select": "num_select",
+}
 ENCODER_ONLY = {"dropout": "dropout", "pe_temperatureH": "temperature"}
 DN = {"scalar": "dn_groups", "label_noise_scale": "label_noise", "box_noise_scale": "box_noise"}
 DINO = {
@@ -46,8 +52,8 @@ def infer_anchors(
       UserError: no such model, or a model that the file contradicts.
     """
     heads = num_heads or args.get("nheads", 8)
-    if model is not None and "dilation" not in args:
-        args = {**args, "dilation": getattr(build(model).backbone, "dilation", False)}
+    if model is not None:
+        args = {**_known(build(model)), **args}
     try:
         family, kwargs, more = FAMILIES[table](state, args, file_name, heads)
     except KeyError as error:
@@ -62,6 +68,14 @@ def infer_anchors(
     if model is not None:
         name, kwargs = _as(model, built, name, file_name)
     return Inferred(name, kwargs, more)
+
+
+def _known(model: nn.Module) -> dict[str, Any]:
+    """Training arguments that a named model settles, which no tensor shows."""
+    known = {"dilation": getattr(model.backbone, "dilation", False)}
+    if isinstance(model, DabDetr):
+        known["pe_temperatureH"] = model.position.temperature[0]
+    return known
 
 
 def _as(model: str, built: nn.Module, found: str, file_name: str) -> tuple[str, dict[str, Any]]:
@@ -139,7 +153,8 @@ def _dense(state, args, file_name, heads) -> tuple[str, dict[str, Any], list[str
     kwargs["num_patterns"] = len(state.get("transformer.patterns.weight", ()))
     kwargs["dilation"], notes = _dilation(args, file_name)
     if "temperature" not in kwargs:
-        plain = not kwargs["num_patterns"]
+        # One of DAB-DETR's published weights differs; all of DN-DETR's are alike.
+        plain = not kwargs["num_patterns"] and "label_enc.weight" not in state
         kwargs["temperature"] = 10.0 if kwargs["dilation"] and plain else 20.0
         notes.append(f"temperature={kwargs['temperature']:g} (as of the published weights)")
     kwargs["temperature"] = float(kwargs["temperature"])

@@ -145,6 +145,11 @@ def write_official(
     state = revert(TABLES[form], pretrained.params, origin)
     write_state_dict(state, path)
     _compare_epsilon(pretrained.model, EPSILON, "the original", say)
+    if getattr(pretrained.model.backbone, "dilation", False):
+        say(
+            f"no tensor shows that the backbone is dilated, nor what follows from it: name the "
+            f"model, {pretrained.name}, wherever {path} is read"
+        )
     return len(state)
 
 

@@ -43,7 +43,7 @@ def draw_noise(key: Key[Array, ""], slots: Slots, num_classes: int) -> Noise:
     )
 
 
-def contrastive_slots(mask: Bool[Array, "b t"], number: int, *, per_image: bool = False) -> Slots:
+def contrastive_slots(mask: Bool[Array, "b t"], number: int, *, images: int | None = None) -> Slots:
     """DINO's layout: group by group, a half of positives and a half of negatives.
 
     The number of groups follows from `number` (about as many positives in all) and the most
@@ -52,28 +52,36 @@ def contrastive_slots(mask: Bool[Array, "b t"], number: int, *, per_image: bool 
 
     Args:
       mask: True on real targets.
-      per_image: each image has the layout that it would have alone, instead of the batch's.
+      images: so many neighbours share the layout of their fullest; None is the whole batch. The
+        original's are the images of one process.
     """
-    most, groups = _most(mask, per_image), _contrastive_groups(mask, number, per_image)
+    most = _most(mask, images)
+    groups = _contrastive_groups(most, number)
     t = mask.shape[1]
     count = 2 * max(number, t) if number >= 50 else 4 * max(number, 1) * t
     return _layout(mask, most, groups, halves=2, count=count)
 
 
 def plain_slots(mask: Bool[Array, "b t"], groups: int) -> Slots:
-    """DN-DETR's layout: `groups` copies of all targets."""
-    most = _most(mask, per_image=False)
+    """DN-DETR's layout: `groups` copies of all targets of the batch's fullest image.
+
+    In the original that is the fullest of one process: fewer empty slots are then attended.
+    """
+    most = _most(mask, None)
     every = jnp.where(most > 0, groups, 0)
     return _layout(mask, most, every, halves=1, count=groups * mask.shape[1])
 
 
-def _most(mask, per_image: bool) -> Int[Array, " b"]:
-    counts = mask.sum(1)
-    return counts if per_image else jnp.broadcast_to(counts.max(), counts.shape)
+def _most(mask, images: int | None) -> Int[Array, " b"]:
+    """Targets of the fullest among `images` neighbours (the last may be fewer), for each image."""
+    b = len(mask)
+    images = min(images or b, b)
+    fullest = jnp.pad(mask.sum(1), (0, -b % images)).reshape(-1, images).max(1)
+    return jnp.repeat(fullest, images)[:b]
 
 
-def _contrastive_groups(mask, number: int, per_image: bool) -> Int[Array, " b"]:
-    most, doubled = _most(mask, per_image), 2 * number
+def _contrastive_groups(most, number: int) -> Int[Array, " b"]:
+    doubled = 2 * number
     if doubled >= 100:
         groups = doubled // jnp.maximum(2 * most, 1)
     else:

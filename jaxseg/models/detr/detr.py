@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseg.models.detr.heads import softmax_detections
+from jaxseg.models.detr.queries import learned_rows
 from jaxseg.nn.initializers import torch_bias, torch_uniform
 from jaxseg.nn.layers import Conv, Mlp, torch_dense
 from jaxseg.ops.images import resize_mask
@@ -83,10 +84,7 @@ class Detr(nn.Module):
         tokens = projected.reshape(b, h * w, self.width)
         memory = self.encoder(tokens, position, mask.reshape(b, -1), train)
 
-        query_init = nn.initializers.normal(1.0)
-        query = nn.Embed(
-            self.num_queries, self.width, embedding_init=query_init, name="query_embed", **dtypes
-        )(jnp.arange(self.num_queries))
+        query = learned_rows(self, "query_embed", self.num_queries, self.width)
         query = jnp.broadcast_to(query, (b, *query.shape))
         states = self.decoder(query, memory, position, mask.reshape(b, -1), train)
 

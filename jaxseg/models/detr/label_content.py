@@ -12,6 +12,7 @@ from jaxseg.models.detr.denoising import (
     plain_slots,
     shifted_boxes,
 )
+from jaxseg.models.detr.queries import learned_rows
 from jaxseg.ops.boxes import inverse_sigmoid
 from jaxseg.structures import Targets
 from jaxseg.typing import Array, DTypeLike, Float
@@ -43,15 +44,7 @@ class LabelContent(nn.Module):
         Args:
           noise: random numbers, drawn by default (rng "denoising").
         """
-        embed = nn.Embed(
-            num_classes + 1,
-            self.width - 1,
-            embedding_init=nn.initializers.normal(1.0),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="label_enc",
-        )
-        labels = embed(jnp.arange(num_classes + 1))
+        labels = learned_rows(self, "label_enc", num_classes + 1, self.width - 1)
         unknown = mark(labels[-1], 0.0)
         if not train or targets is None:
             return unknown, None

@@ -67,6 +67,11 @@ def encode(model: nn.Module, images: Images, exact: bool, train: bool) -> Encode
     return Encoded(memory, tokens, position, mask, masks, ratios, shapes, features)
 
 
+def level_stages(num_levels: int) -> tuple[int, ...]:
+    """The stages of a ResNet or Swin that levels are made of: three, or fewer of the coarsest."""
+    return (1, 2, 3)[-num_levels:]
+
+
 def level_shapes(shapes: Sequence[tuple[int, int]], count: int) -> Shapes:
     """Shapes of the backbone's maps and of the levels beyond, each half as large."""
     shapes = list(shapes)

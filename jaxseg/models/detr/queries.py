@@ -1,5 +1,6 @@
 """Where a decoder's queries come from: (position, content), or anchor boxes."""
 
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
@@ -13,19 +14,25 @@ from jaxseg.typing import Array, DTypeLike, Float
 
 Queries = tuple[Float[Array, "b q d"], Float[Array, "b q d"]]
 Anchors = Literal["normal", "uniform", "fixed"]
+_unit_normal = nn.initializers.normal(1.0)
+
+
+def learned_rows(
+    model: nn.Module,
+    name: str,
+    rows: int,
+    width: int,
+    init: Callable = _unit_normal,
+    dtype: DTypeLike | None = None,
+) -> Float[Array, "{rows} {width}"]:
+    """All rows of a table that `model` learns under a name; None is the model's dtype."""
+    dtypes = {"dtype": dtype or model.dtype, "param_dtype": model.param_dtype}
+    return nn.Embed(rows, width, embedding_init=init, name=name, **dtypes)(jnp.arange(rows))
 
 
 def learned_queries(model: nn.Module, count: int, b: int) -> Queries:
     """One embedding of `model` holds both, position first (its parameter `query_embed`)."""
-    embed = nn.Embed(
-        count,
-        2 * model.width,
-        embedding_init=nn.initializers.normal(1.0),
-        dtype=model.dtype,
-        param_dtype=model.param_dtype,
-        name="query_embed",
-    )
-    both = embed(jnp.arange(count))
+    both = learned_rows(model, "query_embed", count, 2 * model.width)
     both = jnp.broadcast_to(both, (b, *both.shape))
     return both[..., : model.width], both[..., model.width :]
 
@@ -43,10 +50,7 @@ def anchor_logits(model: nn.Module, count: int, kind: Anchors) -> Float[Array, "
         even = jax.random.uniform(centres, (shape[0], 2), dtype, 1e-3, 1 - 1e-3)
         return logits.at[:, :2].set(jax.scipy.special.logit(even))
 
-    embed = nn.Embed(
-        count, 4, embedding_init=init, param_dtype=model.param_dtype, name="refpoint_embed"
-    )
-    logits = embed(jnp.arange(count)).astype(jnp.float32)
+    logits = learned_rows(model, "refpoint_embed", count, 4, init, jnp.float32)
     if kind == "fixed":
         centres = jax.lax.stop_gradient(logits[:, :2])
         logits = jnp.concatenate([centres, logits[:, 2:]], -1)
