@@ -32,6 +32,7 @@ def sam(
     feedforward: int = 2048,
     downsample: int = 2,
     dropout: float = 0.0,
+    decoder_epsilon: float = 1e-5,
     mask_channels: int = 16,
     multimask_outputs: int = 3,
     iou_width: int = 256,
@@ -51,6 +52,7 @@ def sam(
       width: of embeddings and prompts.
       decoder_layers, num_heads, feedforward, downsample: of the two-way transformer.
       dropout: in it; the paper trains with 0.1.
+      decoder_epsilon: of the norms of its layers; Hugging Face's configs have 1e-6.
       mask_channels: of the convolutions of mask prompts.
       multimask_outputs: masks that an ambiguous prompt is answered with.
       iou_width, iou_layers: of the head that predicts the masks' quality.
@@ -61,7 +63,7 @@ def sam(
             f"image_size must be a multiple of the patch; got {image_size} and {patch}"
         )
     transformer = TwoWayTransformer(
-        decoder_layers, num_heads, feedforward, downsample, dropout, **dtypes
+        decoder_layers, num_heads, feedforward, downsample, dropout, decoder_epsilon, **dtypes
     )
     return Sam(
         ImageEncoder(

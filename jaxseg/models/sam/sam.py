@@ -29,6 +29,8 @@ class Sam(nn.Module):
     mask_decoder: MaskDecoder
     dtype: DTypeLike = jnp.float32
 
+    probe_depth = 3  # blocks are "image_encoder/vit/block_0"
+
     @property
     def canvas_size(self) -> int:
         """Pixels of a side of the canvas that every image lies on."""

@@ -77,6 +77,7 @@ class TwoWayLayer(nn.Module):
       first: the layer before which there is nothing to add to: its tokens attend to each other
         without positions, and are replaced.
       downsample: how many times narrower the attentions between tokens and image are.
+      epsilon: of the norms; Hugging Face's configs have 1e-6.
     """
 
     num_heads: int = 8
@@ -84,6 +85,7 @@ class TwoWayLayer(nn.Module):
     downsample: int = 2
     first: bool = False
     dropout: float = 0.0
+    epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -104,23 +106,26 @@ class TwoWayLayer(nn.Module):
         def attention(name, width):
             return Attention(self.num_heads, width, self.dropout, name=name, **dtypes)
 
+        def norm(n):
+            return layer_norm(f"norm{n}", epsilon=self.epsilon, **dtypes)
+
         placed = queries if self.first else queries + query_position
         own = attention("self_attn", d)(placed, placed, queries, key_mask=real, train=train)
-        queries = layer_norm("norm1", **dtypes)(own if self.first else queries + own)
+        queries = norm(1)(own if self.first else queries + own)
 
         narrow, image = d // self.downsample, keys + key_position
         seen = attention("cross_attn_token_to_image", narrow)(
             queries + query_position, image, keys, train=train
         )
-        queries = layer_norm("norm2", **dtypes)(queries + seen)
+        queries = norm(2)(queries + seen)
 
         mlp = Mlp((self.feedforward, d), name="mlp", **dtypes)(queries)
-        queries = layer_norm("norm3", **dtypes)(queries + Dropout(self.dropout)(mlp, train=train))
+        queries = norm(3)(queries + Dropout(self.dropout)(mlp, train=train))
 
         told = attention("cross_attn_image_to_token", narrow)(
             image, queries + query_position, queries, key_mask=real, train=train
         )
-        return queries, layer_norm("norm4", **dtypes)(keys + told)
+        return queries, norm(4)(keys + told)
 
 
 class TwoWayTransformer(nn.Module):
@@ -129,6 +134,7 @@ class TwoWayTransformer(nn.Module):
     Attributes:
       num_layers: 2; the model that made SA-1B had 3.
       dropout: 0.1 in the paper's training, after attentions and perceptrons.
+      epsilon: of the layers' norms; that of the last norm is 1e-5.
     """
 
     num_layers: int = 2
@@ -136,6 +142,7 @@ class TwoWayTransformer(nn.Module):
     feedforward: int = 2048
     downsample: int = 2
     dropout: float = 0.0
+    epsilon: float = 1e-5
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
@@ -160,6 +167,7 @@ class TwoWayTransformer(nn.Module):
         for i in range(self.num_layers):
             queries, keys = TwoWayLayer(
                 self.num_heads, self.feedforward, self.downsample, i == 0, self.dropout,
+                self.epsilon,
                 name=f"layer_{i}", **dtypes,
             )(queries, keys, tokens, position, real, train)  # fmt: skip
         width = tokens.shape[-1] // self.downsample
