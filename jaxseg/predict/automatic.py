@@ -148,6 +148,10 @@ class Found:
         """Pixels."""
         return int(self.runs[1::2].sum())
 
+    def mask(self, size: Size) -> np.ndarray:
+        """bool, in an image of (h, w)."""
+        return mask_of_runs(self.runs, size)
+
     def record(self, size: Size, mode: OutputMode) -> dict[str, Any]:
         """As the release tells a mask of an image of (h, w)."""
         left, top, right, bottom = (int(side) for side in self.box)

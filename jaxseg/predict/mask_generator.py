@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxseg.data.segmentation import mask_of_runs, run_lengths
+from jaxseg.data.segmentation import run_lengths
 from jaxseg.models.sam import Sam
 from jaxseg.ops.masks import masks_to_boxes
 from jaxseg.ops.nms import nms
@@ -233,7 +233,7 @@ class AutomaticMaskGenerator:
         area = self.settings.min_mask_region_area
         cleaned, scores = [], []
         for one in found:
-            mask, filled = remove_small_regions(mask_of_runs(one.runs, size), area, "holes")
+            mask, filled = remove_small_regions(one.mask(size), area, "holes")
             mask, dropped = remove_small_regions(mask, area, "islands")
             changed = filled or dropped
             if self.settings.drop_small_masks and dropped and mask.sum() < area:
