@@ -272,29 +272,32 @@ def _ask(model: Sam, settings: Settings, params, maps, batches, real, frame: Fra
         return logits, iou, keep, *measured
 
     answers = lax.map(ask, (batches, real))
-    logits, iou, keep, inner, outer, boxes = (x.reshape(-1, *x.shape[2:]) for x in answers)
+    logits, iou, keep, inner, outer, area, boxes = (x.reshape(-1, *x.shape[2:]) for x in answers)
     stability = inner / outer
     if settings.stability_score_thresh > 0:
         keep &= stability >= settings.stability_score_thresh
+    if settings.max_mask_coverage is not None:
+        keep &= area < settings.max_mask_coverage * frame.image[2] * frame.image[3]
     keep &= ~near_crop_edge(boxes, frame.box, frame.image)
     keep = nms(boxes.astype(jnp.float32), jnp.where(keep, iou, -jnp.inf), settings.box_nms_thresh)
     return Candidates(logits, iou, stability, boxes, keep)
 
 
 def _measure(settings: Settings, frame: Frame, candidate):
-    """Pixels above and below the threshold, and the box; zeros for what is dropped already."""
+    """Pixels of the mask cut off higher, lower and at the threshold, and its box; zeros for what is
+    dropped already."""
     logits, wanted = candidate
 
     def measure(logits):
         whole = _at_own_size(logits, frame)
         offset = settings.stability_score_offset
-        inner, outer = (
-            (whole > THRESHOLD + shift).sum(dtype=jnp.int32) for shift in (offset, -offset)
+        counts = (
+            (whole > THRESHOLD + shift).sum(dtype=jnp.int32) for shift in (offset, -offset, 0.0)
         )
-        return inner, outer, masks_to_boxes(whole > THRESHOLD)
+        return *counts, masks_to_boxes(whole > THRESHOLD)
 
     def skip(logits):
-        return jnp.int32(0), jnp.int32(0), jnp.zeros(4, jnp.int32)
+        return *(jnp.int32(0),) * 3, jnp.zeros(4, jnp.int32)
 
     return lax.cond(wanted, measure, skip, logits)
 
