@@ -79,6 +79,8 @@ def make_crops(size: Size, layers: int, overlap_ratio: float) -> list[Crop]:
 
 def point_grid(side: int) -> np.ndarray:
     """side² points (x, y) in the middle of equal cells of [0, 1]², row by row."""
+    if side < 1:
+        return np.zeros((0, 2))
     places = np.linspace(1 / (2 * side), 1 - 1 / (2 * side), side)
     return np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
 

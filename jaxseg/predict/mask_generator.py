@@ -104,7 +104,7 @@ class AutomaticMaskGenerator:
         self._precision = precision
         self._ask = jax.jit(partial(_ask, model, self.settings))
         self._draw = jax.jit(_draw)
-        self._suppress = jax.jit(nms)
+        self._suppress = jax.jit(nms, static_argnames="threshold")
 
     @classmethod
     def from_pretrained(
@@ -224,7 +224,7 @@ class AutomaticMaskGenerator:
         boxes = np.zeros((count, 4), np.float32)
         padded = np.full(count, -np.inf, np.float32)
         boxes[: len(found)], padded[: len(found)] = [mask.box for mask in found], scores
-        keep = np.asarray(self._suppress(boxes, padded, threshold))
+        keep = np.asarray(self._suppress(boxes, padded, threshold=threshold))
         order = np.argsort(-padded, kind="stable")
         return [found[i] for i in order if keep[i]]
 

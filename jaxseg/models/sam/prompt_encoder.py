@@ -162,7 +162,7 @@ class PromptEncoder(nn.Module):
         return [(embedded, jnp.repeat(real[..., None], 2, -1))]
 
     def _dense(self, prompts: Prompts) -> Array:
-        nothing = self.no_mask.astype(self.dtype)[None, None, None]
+        nothing = jnp.asarray(self.no_mask, self.dtype)[None, None, None]
         if prompts.masks is None:
             return nothing
         b, p, height, width = prompts.masks.shape
