@@ -7,7 +7,7 @@ import pytest
 
 from jaxseg.data.segmentation import decode_segmentation
 from jaxseg.errors import UserError
-from jaxseg.predict import AutomaticMaskGenerator, draw_masks
+from jaxseg.predict import AutomaticMaskGenerator, draw_masks, mask_generator
 from jaxseg.predict.automatic import PRESETS, Found, settings
 from jaxseg.predict.crops import Crop, make_crops
 from jaxseg.predict.regions import remove_small_regions
@@ -73,7 +73,9 @@ def test_where_nothing_is_sure_there_are_no_masks_with_crops_too(weights):
         assert sure.generate(IMAGE) == []
 
 
-def test_masks_of_a_crop_lie_in_it(weights):
+def test_masks_of_a_crop_lie_in_it(weights, monkeypatch):
+    # Masks of random weights end at every border, where crops drop them.
+    monkeypatch.setattr(mask_generator, "near_crop_edge", lambda boxes, *_: boxes[..., 0] < 0)
     found = AutomaticMaskGenerator(*weights, crop_n_layers=1, **ALL).generate(IMAGE)
     boxes = {tuple(record["crop_box"]) for record in found}
     assert len(boxes) > 1
