@@ -12,7 +12,7 @@ from jaxseg.errors import UserError
 from jaxseg.models.sam import Sam
 from jaxseg.ops.images import normalize
 from jaxseg.predict.canvas import Canvas
-from jaxseg.predict.preprocess import ImageSource, Size, load_image
+from jaxseg.predict.preprocess import ImageSource, Prepared, Size, load_image
 from jaxseg.predict.prompts import Prompt, pad_prompts
 from jaxseg.pretrained import ImageConfig
 from jaxseg.typing import Array, Float, PyTree
@@ -192,13 +192,25 @@ class SamPredictor:
         Raises:
           UserError: there are none, or one cannot be read.
         """
-        if not images:
+        return self.embed([self.prepare(image) for image in images])
+
+    def prepare(self, image: ImageSource) -> Prepared:
+        """Read and resize an image; far smaller than the image, as a rule.
+
+        Raises:
+          UserError: the image cannot be read, or is too narrow.
+        """
+        pixels = load_image(image)
+        return Prepared(self.canvas.resize(pixels), pixels.shape[:2])
+
+    def embed(self, prepared: Sequence[Prepared]) -> Embedded:
+        """As `encode`, for images that `prepare` made."""
+        if not prepared:
             raise UserError("give at least one image; got none")
-        loaded = [load_image(image) for image in images]
-        canvases = self.canvas.place([self.canvas.resize(image) for image in loaded])
+        canvases = self.canvas.place([image.pixels for image in prepared])
         with jax.default_matmul_precision(self._precision):
             maps = self._encode(self.params, canvases)
-        return Embedded(maps, tuple(image.shape[:2] for image in loaded))
+        return Embedded(maps, tuple(image.size for image in prepared))
 
     def segment(
         self,
