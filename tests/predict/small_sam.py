@@ -20,7 +20,7 @@ def small_sam(**fields):
     def leaf(path: str, shape: tuple) -> np.ndarray:
         if path.endswith(("scale", "bias")):
             return np.full(shape, path.endswith("scale"), np.float32)
-        table = "embed" in path or "token" in path or "matrix" in path
+        table = any(word in path.rpartition("/")[2] for word in ("embed", "token", "matrix"))
         deviation = 1.0 if table else 1.5 * np.prod(shape[:-1]) ** -0.5
         return rng.normal(0, deviation, shape).astype(np.float32)
 

@@ -29,11 +29,10 @@ def predictor():
 
 
 def assert_same(found, wanted):
-    # Sums over other numbers of slots round otherwise, which random weights make four times larger.
     scale = np.abs(wanted.low_res).max()
-    np.testing.assert_allclose(found.low_res, wanted.low_res, rtol=0, atol=1e-4 * scale)
-    np.testing.assert_allclose(found.masks, wanted.masks, rtol=0, atol=1e-4 * scale)
-    np.testing.assert_allclose(found.iou, wanted.iou, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(found.low_res, wanted.low_res, rtol=0, atol=2e-5 * scale)
+    np.testing.assert_allclose(found.masks, wanted.masks, rtol=0, atol=2e-5 * scale)
+    np.testing.assert_allclose(found.iou, wanted.iou, rtol=0, atol=2e-5)
 
 
 def alone(predictor, image, prompt, **options):
