@@ -87,7 +87,10 @@ def test_every_rule_of_a_config_matches_its_model(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in FINETUNE])
 def test_the_model_of_a_config_can_be_built_again_by_name(name):
-    model = apply_overrides(load_config(name), ["model.num_classes=9"]).model
+    changes = ["model.num_classes=9"]
+    if "swin" in name:  # how a model computes is not written down
+        changes.append("model.backbone.remat=false")
+    model = apply_overrides(load_config(name), changes).model
     builder, arguments = describe(model)
     assert models.build(builder, **arguments) == model
 

@@ -234,8 +234,8 @@ def test_dc5_has_timms_names_and_the_outputs_of_a_dilated_model(tmp_path):
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("r50", {"width": 48}, "Deformable DETR must be a multiple of 32 .*; got 48"),
         ("r50", {"norm": "group_norm"}, "group normalisation in its ResNet"),
+        ("r50", {"num_levels": 2}, "has 1 level, or 3 or more; got num_levels=2"),
         ("r50_dc5_single_scale", {}, "none with a stem of 8 channels"),
         ("r50_dc5_single_scale", {"stem": 64}, "a dilated backbone must be resnet50 or resnet101"),
     ],

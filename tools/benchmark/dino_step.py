@@ -10,12 +10,16 @@ then takes steps of the same configuration on the same images in turn with ours
 reach (a few per cent of them are rows that fill up blocks). With --profile, what the step spends
 its time on. Needs the extra `test`; nothing is downloaded.
 
-On two cores of a virtual x86 server (AVX-512, jax 0.10.2, torch 2.13.0), otherwise idle:
+On two cores of a virtual x86 server (AMD Zen 5, AVX-512, jax 0.10.2, torch 2.13.0), otherwise
+idle:
 
-    products of 2048³: PyTorch 322, XLA 252 GFLOP/s
-    a step: 1.153 s, 3.5 images/s
-    the original's: 1.132 s; ratio 0.98
-    its arithmetic: 84.9 GFLOP, 23 % of the roofline
+    products of 2048³: PyTorch 229, XLA 432 GFLOP/s
+    a step: 0.553 s, 7.2 images/s
+    the original's: 0.687 s; ratio 1.24
+    its products: 93.2 GFLOP, 39 % of the roofline
+
+On another, whose products of PyTorch ran at 322 and of XLA at 252 GFLOP/s, a step took 1.188 s and
+the original's 1.172.
 
 Products are not the measure of a step: the original took 0.975 s on another machine whose products
 ran at 89 GFLOP/s.

@@ -86,7 +86,11 @@ GROUPS = 32  # of the group normalisation after Deformable DETR's backbone
 def read_deformable(config: Mapping[str, Any]) -> Described:
     """A config without nulls; see `huggingface.read_config`."""
     kwargs = DEFORMABLE.read(config)
-    require_grouping("config.json: d_model", kwargs["width"])
+    if kwargs["width"] % GROUPS:
+        raise UserError(
+            f"config.json: d_model must be a multiple of {GROUPS} (its features are normalised in "
+            f"{GROUPS} groups); got {kwargs['width']}"
+        )
     levels = kwargs["num_levels"]
     if levels == 2:
         raise UserError("config.json: num_feature_levels must be 1, or 3 or more; got 2")
@@ -112,15 +116,6 @@ def read_dab(config: Mapping[str, Any]) -> Described:
 def level_stages(levels: int) -> list[str]:
     """The backbone's stages that Deformable DETR makes its levels of."""
     return STAGES[-1:] if levels == 1 else STAGES[1:]
-
-
-def require_grouping(what: str, width: int) -> None:
-    """Raise `UserError` for a width that is not normalised in the same groups there and here."""
-    if width % GROUPS:
-        raise UserError(
-            f"{what} must be a multiple of {GROUPS} (its features are normalised in {GROUPS} "
-            f"groups); got {width}"
-        )
 
 
 def _read_resnet(config, stages) -> dict[str, Any]:

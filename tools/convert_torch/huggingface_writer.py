@@ -13,7 +13,7 @@ from jaxseg.models.deformable_detr import DeformableDetr
 from jaxseg.models.detr import Detr, DetrSegmentation
 from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
 from jaxseg_convert_torch.huggingface import ARCHITECTURES
-from jaxseg_convert_torch.huggingface_anchors import level_stages, require_grouping
+from jaxseg_convert_torch.huggingface_anchors import level_stages
 from jaxseg_convert_torch.huggingface_backbones import STAGES, write_backbone
 from jaxseg_convert_torch.huggingface_classes import write_classes
 
@@ -125,8 +125,12 @@ def _name_of(value, table: Mapping[str, Any]) -> str:
 
 
 def _write_deformable(model) -> tuple[dict[str, Any], list[str]]:
-    require_grouping("the width of transformers' Deformable DETR", model.width)
     levels, points = model.neck.num_levels, model.encoder.num_points
+    if levels == 2:
+        raise UserError(
+            "transformers' Deformable DETR has 1 level, or 3 or more; got num_levels=2: write the "
+            "official form instead"
+        )
     fields = {
         "architectures": ["DeformableDetrForObjectDetection"],
         "model_type": "deformable_detr",
