@@ -232,7 +232,7 @@ def name_decoder(inside: dict, encoded: Encoded) -> dict:
     """Whole tensors of the mask decoder."""
     prefix, tensors = "mask_decoder.", {}
     for path, value in inside.items():
-        if not path.startswith("mask_decoder/"):
+        if not path.startswith("mask_decoder/") or path.endswith("_proj"):
             continue
         name = path.removeprefix("mask_decoder/").replace("/", ".").replace("layer_", "layers.")
         if isinstance(value, tuple):  # of a layer, or of the whole transformer
@@ -314,6 +314,8 @@ def two_way_transformer(case, inputs) -> dict:
     tensors = {"queries": queries[:, 0], "keys": keys[:, 0]}
     for path, value in inside.items():
         name = path.replace("/", ".").replace("layer_", "layers.")
+        if name.endswith("_proj"):
+            continue
         if isinstance(value, tuple) and name:
             tensors[f"{name}.queries"], tensors[f"{name}.keys"] = (x[:, 0] for x in value)
         elif not isinstance(value, tuple):

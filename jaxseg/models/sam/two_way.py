@@ -11,12 +11,34 @@ from flax import linen as nn
 
 from jaxseg.nn.attention import MASKED
 from jaxseg.nn.dropout import Dropout
-from jaxseg.nn.layers import Mlp, layer_norm, torch_dense
+from jaxseg.nn.initializers import torch_bias, torch_uniform
+from jaxseg.nn.layers import Mlp, layer_norm
 from jaxseg.typing import Array, Bool, DTypeLike, Float
+
+
+class Linear(nn.Module):
+    """Kernel and bias of a linear layer, for products in the order that suits them."""
+
+    features: int
+    dtype: DTypeLike = jnp.float32
+    param_dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, fan_in: int) -> tuple[Float[Array, "_c d"], Float[Array, " d"]]:
+        shape = (fan_in, self.features)
+        kernel = self.param("kernel", torch_uniform, shape, self.param_dtype)
+        bias = self.param("bias", torch_bias(fan_in), (self.features,), self.param_dtype)
+        return jnp.asarray(kernel, self.dtype), jnp.asarray(bias, self.dtype)
 
 
 class Attention(nn.Module):
     """Multi-head attention at a width of its own.
+
+    An image has thousands of positions and a set a few tokens. So the projections of positions
+    are left to the tokens: a token's query, brought back through the keys' kernel, meets the
+    positions themselves, and what it sees is projected afterwards. These are the same numbers,
+    less than half as many operations as long as tokens times heads are fewer than the width. One
+    map that serves all sets is projected once instead.
 
     Attributes:
       width: of queries, keys and values; of the result it is that of the query.
@@ -45,29 +67,75 @@ class Attention(nn.Module):
                 f"the attention width must be a multiple of the number of heads; got width "
                 f"{self.width} and {self.num_heads} heads"
             )
-        head = self.width // self.num_heads
-        dtypes = (self.dtype, self.param_dtype)
-
-        def heads(name, x):
-            y = torch_dense(self.width, x.shape[-1], name, *dtypes)(x)
-            return y.reshape(*x.shape[:-1], self.num_heads, head)
-
-        q, k, v = heads("q_proj", query), heads("k_proj", key), heads("v_proj", value)
-        scores = jnp.einsum("bpqmd,bpnmd->bpmqn", *_alike(q * head**-0.5, k))
-        scores = scores.astype(jnp.float32)
+        d, dtypes = query.shape[-1], (self.dtype, self.param_dtype)
+        linear = {
+            part: Linear(self.width, *dtypes, name=f"{part}_proj")(d) for part in ("q", "k", "v")
+        }
+        out = Linear(d, *dtypes, name="out_proj")(self.width)
+        scores = self._scores(query, key, linear["q"], linear["k"]).astype(jnp.float32)
         if key_mask is not None:
             scores = jnp.where(key_mask[:, :, None, None, :], scores, MASKED)
         weights = jax.nn.softmax(scores).astype(self.dtype)
-        mixed = jnp.einsum("bpmqn,bpnmd->bpqmd", *_alike(weights, v))
-        mixed = mixed.reshape(*mixed.shape[:3], self.width)
-        mixed = torch_dense(query.shape[-1], self.width, "out_proj", *dtypes)(mixed)
+        mixed = self._mixed(query, value, weights, linear["v"], out)
         return Dropout(self.dropout)(mixed, train=train)
 
+    def _scores(self, query, key, of_query, of_key):
+        """Of each head, (b, p, m, q, n)."""
+        scale = (self.width // self.num_heads) ** -0.5
+        if self._is_few(query, key) and not _serves_all(key, query):
+            # The keys' bias adds the same to all scores of a query, which a softmax does not see.
+            q = self._project(query, of_query) * scale
+            back = jnp.einsum("bpqmh,cmh->bpqmc", q, self._split(of_key[0]))
+            return jnp.einsum("bpqmc,bpnc->bpmqn", back, key)
+        if self._is_few(key, query) and not _serves_all(query, key):
+            k = self._project(key, of_key) * scale
+            back = jnp.einsum("bpnmh,cmh->bpnmc", k, self._split(of_query[0]))
+            scores = jnp.einsum("bpqc,bpnmc->bpmqn", query, back)
+            bias = of_query[1].reshape(self.num_heads, -1)
+            return scores + jnp.einsum("bpnmh,mh->bpmn", k, bias)[..., None, :]
+        q, k = self._project(query, of_query) * scale, self._project(key, of_key)
+        if _serves_all(key, query):
+            return jnp.einsum("bpqmh,bnmh->bpmqn", q, k[:, 0])
+        if _serves_all(query, key):
+            return jnp.einsum("bqmh,bpnmh->bpmqn", q[:, 0], k)
+        return jnp.einsum("bpqmh,bpnmh->bpmqn", q, k)
 
-def _alike(x, y):
-    """The same number of sets in both."""
-    sets = max(x.shape[1], y.shape[1])
-    return (jnp.broadcast_to(a, (a.shape[0], sets, *a.shape[2:])) for a in (x, y))
+    def _mixed(self, query, value, weights, of_value, out):
+        """What the weights make of the values, projected back: (b, p, q, d)."""
+        kernel, bias = out
+        by_head = kernel.reshape(self.num_heads, -1, kernel.shape[-1])
+        if self._is_few(query, value) and not _serves_all(value, query):
+            mixed = jnp.einsum("bpmqn,bpnc->bpqmc", weights, value)
+            mixed = jnp.einsum("bpqmc,cmh->bpqmh", mixed, self._split(of_value[0]))
+            mixed += of_value[1].reshape(self.num_heads, -1)
+            return jnp.einsum("bpqmh,mhd->bpqd", mixed, by_head) + bias
+        v = self._project(value, of_value)
+        if self._is_few(value, query):
+            ready = jnp.einsum("bpnmh,mhd->bpnmd", v, by_head)
+            return jnp.einsum("bpmqn,bpnmd->bpqd", weights, ready) + bias
+        if _serves_all(value, query):
+            mixed = jnp.einsum("bpmqn,bnmh->bpqmh", weights, v[:, 0])
+        else:
+            mixed = jnp.einsum("bpmqn,bpnmh->bpqmh", weights, v)
+        return jnp.einsum("bpqmh,mhd->bpqd", mixed, by_head) + bias
+
+    def _is_few(self, tokens, others) -> bool:
+        """Whether there are so few that others are better not projected for them."""
+        count = tokens.shape[2]
+        return count < others.shape[2] and count * self.num_heads < self.width
+
+    def _project(self, x, linear):
+        kernel, bias = linear
+        y = jnp.einsum("bpnc,cd->bpnd", x, kernel) + bias
+        return y.reshape(*y.shape[:3], self.num_heads, -1)
+
+    def _split(self, kernel):
+        return kernel.reshape(kernel.shape[0], self.num_heads, -1)
+
+
+def _serves_all(x, others) -> bool:
+    """Whether there is one for all sets."""
+    return x.shape[1] == 1 < others.shape[1]
 
 
 class TwoWayLayer(nn.Module):
