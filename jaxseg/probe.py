@@ -135,6 +135,7 @@ class _Trace:
         return block
 
     def _normalises(self, path: tuple[str, ...]) -> bool:
+        # Other modules have an epsilon too, as of an inverse sigmoid.
         try:
             return "scale" in _at(self.params, path)
         except KeyError:

@@ -12,6 +12,7 @@ from jaxseg import cli, native
 from jaxseg.backbones.resnet import FrozenBatchNorm
 from jaxseg.checkpoints import ImageConfig, from_pretrained, save_pretrained
 from jaxseg.errors import UserError
+from jaxseg.models import build
 from jaxseg.models.detr import decoder, encoder
 from jaxseg.nn.layers import layer_norm
 from jaxseg.params import flatten, unflatten
@@ -43,6 +44,15 @@ def test_blocks_are_recorded_in_the_order_of_execution(recorded):
     assert [name for name in names if name in wanted] == wanted
     assert all(np.isfinite(block["std"]) for block in recorded["blocks"])
     assert np.mean([block["std"] > 1e-3 for block in recorded["blocks"]]) > 0.9
+
+
+def test_detectors_whose_parts_have_an_epsilon_carry_a_proof_too():
+    fields = {**FIELDS, "width": 64}
+    model = build("dn_detr.r50", **fields)
+    record = record_probe("dn_detr.r50", fields, drawn(model), ImageConfig())
+    names = [block["name"] for block in record["blocks"]]
+    assert "labels" in names
+    assert "labels alone" not in names
 
 
 def test_the_input_is_the_same_on_every_machine():

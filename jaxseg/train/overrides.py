@@ -25,7 +25,8 @@ def apply_overrides(config: T, overrides: Sequence[str]) -> T:
     """The config with each "name=value" put in its place; later ones win.
 
     Raises:
-      UserError: no such name (those there are are listed), or a value of the wrong type.
+      UserError: no such name (those there are are listed), a value of the wrong type, or one that
+        another setting makes void.
     """
     for override in overrides:
         name, equals, text = override.partition("=")
@@ -34,6 +35,12 @@ def apply_overrides(config: T, overrides: Sequence[str]) -> T:
                 f"overrides look like name=value, for example epochs=50; got {override!r}"
             )
         config = _replace(config, name.split("."), text, ())
+    names = {override.partition("=")[0] for override in overrides}
+    if "epochs" in names and getattr(config, "steps", None) is not None:
+        raise UserError(
+            f"epochs would be void: the run has steps={config.steps}; add steps=none to count in "
+            "epochs, or leave epochs out"
+        )
     return config
 
 
@@ -197,14 +204,16 @@ def _describe(kind: Any) -> str:
     if origin is typing.Literal:
         return "one of " + ", ".join(map(str, arguments))
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"a list such as ({', '.join(_example(a) for a in arguments)})"
+        return f"a list such as {_example(kind)}"
     return "set in the config file (it cannot be written on a command line)"
 
 
 def _example(kind: Any) -> str:
-    if kind is Ellipsis:
-        return "..."
-    arguments = typing.get_args(kind)
-    if arguments:
+    """A value as it would be written; lists have one entry."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is tuple and Ellipsis not in arguments:
         return f"({', '.join(_example(argument) for argument in arguments)})"
-    return getattr(kind, "__name__", str(kind))
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return f"[{_example(arguments[0])}]"
+    plain = {int: "64", float: "0.1", bool: "True", str: '"PATTERN"'}
+    return plain.get(kind, getattr(kind, "__name__", str(kind)))

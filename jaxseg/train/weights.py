@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from flax import linen as nn
 
+from jaxseg.backbones.swin import Swin
 from jaxseg.checkpoints import from_pretrained, load_backbone
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.native import build_model
+from jaxseg.necks.simple_feature_pyramid import PyramidBackbone
 from jaxseg.parallel.rules import lookup
 from jaxseg.params import abstract_params, flatten
 from jaxseg.train.experiment import Experiment
@@ -155,6 +157,12 @@ def _with_classes(experiment: Experiment, classes: Classes) -> nn.Module:
 
 
 def _check_random_backbone(model: nn.Module) -> None:
+    if isinstance(model.backbone, Swin | PyramidBackbone):
+        raise UserError(
+            "the backbone is a transformer, which learns little from random weights: give those "
+            "of its pre-training with backbone=FILE (Microsoft's Swin or MAE's ViT, for example), "
+            "a whole detector with init=..., or backbone=random to train without all the same"
+        )
     if any(path.endswith("/var") for path in flatten(abstract_params(model))):
         raise UserError(
             "the backbone has frozen batch normalisation, which cannot be trained from random "

@@ -149,7 +149,7 @@ def test_the_command_to_go_on_with_is_the_whole_command(options, said):
 
 
 def test_show_prints_every_setting(config, capsys):
-    assert main(["train", str(config), "epochs=7", "--show"]) == 0
+    assert main(["train", str(config), "steps=none", "epochs=7", "--show"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert "epochs = 7.0" in printed
     assert "model.decoder.num_layers = 1" in printed

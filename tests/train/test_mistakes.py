@@ -56,7 +56,7 @@ def fails(capsys, tmp_path, *arguments):
         ("data.buckets=()", "data.buckets must have one size or more; got ()"),
         ("data.buckets=((64,0),)", "data.buckets must be 1 or more; got 0"),
         ("data.batch_size=0", "data.batch_size must be 1 or more; got 0"),
-        ("epochs=0", "epochs must be above 0"),
+        ("steps=none epochs=0", "epochs must be above 0"),
         ("metric=AP5", "metric is one of AP, AP50"),
         ("metric=AP/dog", "with the name of a class; got 'AP/dog'"),
         ("data.on_error=ignore", "data.on_error must be one of raise, skip"),

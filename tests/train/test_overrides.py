@@ -74,7 +74,7 @@ def test_the_dtype_of_a_module_is_that_of_its_parts():
         ("epochs=true", "epochs must be a number"),
         ("criterion.aux_loss=2", "must be true or false"),
         ("data.numbering=x", "must be one of contiguous, raw"),
-        ("data.buckets=64,64", r"must be a list such as \(\(int, int\), ...\)"),
+        ("data.buckets=64,64", r"must be a list such as \[\(64, 64\)\]"),
         ("model.dtype=int8", "must be one of float32, bfloat16, float16"),
         ("model.encoder.activation=gelu", "must be set in the config file"),
         ("epochs", "overrides look like name=value"),
@@ -84,6 +84,22 @@ def test_the_dtype_of_a_module_is_that_of_its_parts():
 def test_a_wrong_override_says_what_is_allowed(override, message):
     with pytest.raises(UserError, match=message):
         apply_overrides(BASE, [override])
+
+
+def test_epochs_that_steps_make_void_are_refused():
+    stepped = dataclasses.replace(BASE, steps=300)
+    with pytest.raises(UserError, match="epochs would be void: the run has steps=300; add steps="):
+        apply_overrides(stepped, ["epochs=3"])
+    assert apply_overrides(stepped, ["epochs=3", "steps=none"]).epochs == 3
+    assert apply_overrides(stepped, ["steps=7"]).steps == 7
+
+
+def test_an_example_can_be_copied():
+    said = "must be a list such as "
+    with pytest.raises(UserError, match=said) as caught:
+        apply_overrides(BASE, ["load=weights"])
+    example = str(caught.value).partition(said)[2].partition(";")[0]
+    assert apply_overrides(BASE, [f"load={example}"]).load == (("PATTERN", True),)
 
 
 def test_the_config_itself_does_not_change():

@@ -61,8 +61,8 @@ def ms_deform_attn(
     Under an ambient mesh (`jax.set_mesh`) images are split over its axes "data" and "fsdp" and
     heads over "tensor", as far as their numbers allow it.
 
-    Forward-mode and second derivatives are the plain form's alone: the others have gradients of
-    their own.
+    Forward-mode derivatives (`jax.jvp`, `jax.hessian`) are the plain form's alone; take
+    implementation="reference" for them. The others have gradients of their own.
 
     Implementations, of which None chooses one and a named one never falls back to another:
       reference: one gather for each of the four neighbours.
@@ -75,7 +75,7 @@ def ms_deform_attn(
 
     Args:
       value: the maps joined, finest first, each row by row; m heads of d channels.
-      shapes: (h, w) of each map.
+      shapes: (h, w) of each map; Python numbers, which `jax.jit` must see as static.
       locations: (x, y) in [0, 1] of each map; anything is allowed.
       weights: of the samples; softmaxed over levels and points by the caller.
       implementation: a name from the list, or None, which chooses by platform and memory.
