@@ -264,7 +264,7 @@ def _open_native(directory: Path) -> Source:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / native.CONFIG} is damaged: {error}") from error
     model = native.build_model(config["model"], config["kwargs"], str(directory / native.CONFIG))
-    if classes and len(classes) != model.num_classes:
+    if classes and len(classes) != getattr(model, "num_classes", 0):
         raise UserError(
             f"{directory / native.CONFIG} names {len(classes)} classes and its model has "
             f'{model.num_classes}; mend its "classes", or set them to null'
@@ -275,7 +275,7 @@ def _open_native(directory: Path) -> Source:
 
 
 def _check_classes(model, classes) -> None:
-    if classes is not None and len(classes) != model.num_classes:
+    if classes is not None and len(classes) != getattr(model, "num_classes", 0):
         raise UserError(
             f"{len(classes)} classes were given for a model of {model.num_classes}; "
             "build it with num_classes=len(classes)"

@@ -78,6 +78,11 @@ class Detector:
         """
         if batch_size < 1:
             raise UserError(f"batch_size must be 1 or more; got {batch_size}")
+        if not hasattr(model, "detections"):
+            raise UserError(
+                f"a {type(model).__name__} finds no objects by itself: prompt Segment Anything "
+                "with predict.SamPredictor"
+            )
         self.model = model.clone(canvas="exact")
         self.params = jax.device_put(params)
         self.classes = classes
