@@ -264,10 +264,10 @@ def _open_native(directory: Path) -> Source:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / native.CONFIG} is damaged: {error}") from error
     model = native.build_model(config["model"], config["kwargs"], str(directory / native.CONFIG))
-    if classes and len(classes) != getattr(model, "num_classes", 0):
+    if classes and len(classes) != (labels := _labels(model)):
         raise UserError(
             f"{directory / native.CONFIG} names {len(classes)} classes and its model has "
-            f'{model.num_classes}; mend its "classes", or set them to null'
+            f'{labels}; mend its "classes", or set them to null'
         )
     flat = native.read_weights(directory / native.WEIGHTS)
     about = (classes, image, config.get("origin"), *told)
@@ -275,8 +275,13 @@ def _open_native(directory: Path) -> Source:
 
 
 def _check_classes(model, classes) -> None:
-    if classes is not None and len(classes) != getattr(model, "num_classes", 0):
+    if classes is not None and len(classes) != (labels := _labels(model)):
         raise UserError(
-            f"{len(classes)} classes were given for a model of {model.num_classes}; "
+            f"{len(classes)} classes were given for a model of {labels}; "
             "build it with num_classes=len(classes)"
         )
+
+
+def _labels(model) -> int:
+    """How many classes a model tells apart; Segment Anything none."""
+    return getattr(model, "num_classes", 0)
