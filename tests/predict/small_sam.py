@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from jaxseg.checkpoints import save_pretrained
 from jaxseg.models import build
 from jaxseg.params import abstract_params, flatten, unflatten
+from jaxseg.train.describe import describe
 
 FIELDS = {
     "encoder_width": 32, "encoder_depth": 2, "encoder_heads": 2, "global_blocks": (1,),
@@ -26,3 +28,11 @@ def small_sam(**fields):
 
     flat = {path: leaf(path, x.shape) for path, x in flatten(abstract_params(model)).items()}
     return model, unflatten(flat)
+
+
+def save_small(folder):
+    """A folder of these weights."""
+    model, params = small_sam()
+    name, kwargs = describe(model)
+    save_pretrained(folder, name, kwargs, params, probe=False)
+    return folder
