@@ -40,7 +40,8 @@ class Prompter:
         return prepared
 
     def detect(self, prepared: Iterable[Prepared], threshold: float) -> list[Prediction]:
-        """The best mask of each object, of a predicted quality of at least `threshold`."""
+        """The best mask of each object, of a predicted quality of at least `threshold`; 0 shows
+        all, as predictions may lie below it."""
         prepared, found = list(prepared), []
         for start in range(0, len(prepared), self.batch_size):
             some = prepared[start : start + self.batch_size]
@@ -79,7 +80,7 @@ def _prediction(answers: Sequence[Segmented], size, threshold: float) -> Predict
     best = [int(answer.iou.argmax()) for answer in answers]
     scores = np.asarray([a.iou[i] for a, i in zip(answers, best, strict=True)], np.float32)
     masks = np.stack([a.masks[i] for a, i in zip(answers, best, strict=True)])
-    keep = np.flatnonzero(scores >= threshold)
+    keep = np.flatnonzero((scores >= threshold) | (threshold == 0))
     return Prediction(
         boxes=np.stack([_box(mask) for mask in masks])[keep],
         scores=scores[keep],
