@@ -177,6 +177,7 @@ def test_a_detector_takes_no_prompts_and_segments_nothing(images, tmp_path, caps
 
 def test_segment_anything_is_no_detector(weights, tmp_path, capsys):
     data = tmp_path / "data.json"
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
     image = {"id": 1, "file_name": "a.png", "width": 9, "height": 9}
     category = {"id": 1, "name": "cell"}
     data.write_text(json.dumps({"images": [image], "annotations": [], "categories": [category]}))
