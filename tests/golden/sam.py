@@ -54,7 +54,7 @@ def build(config) -> Sam:
         image_size=side,
         patch=encoder["patch_size"],
         window=encoder["window_size"],
-        mlp_ratio=encoder["mlp_ratio"],
+        mlp_ratio=float(encoder["mlp_ratio"]),
         relative=encoder["use_rel_pos"],
         width=prompts["embed_dim"],
         mask_channels=prompts["mask_in_chans"],
