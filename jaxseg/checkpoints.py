@@ -201,13 +201,14 @@ def load_backbone(
       path: a backbone's own file (torchvision's ResNets, Swin, plain ViTs) or Hugging Face
         folder, or a detector's whose backbone is taken: an official file, a native folder (or
         the weights in it) or one of Hugging Face.
-      model: a detector with a backbone of the same size; foreign ResNets have frozen batch norms.
+      model: a detector with a backbone of the same size, or Segment Anything, whose image encoder
+        begins as MAE's; foreign ResNets have frozen batch norms.
       say: is told what had to be resized.
 
     Raises:
       UserError: unreadable weights, or a report of all that does not fit.
     """
-    path, shapes = Path(path), abstract_params(model)["backbone"]
+    path, shapes = Path(path), _backbone_of(abstract_params(model))
     if not path.exists():
         raise UserError(
             f"there is no backbone {path}: give a file or folder, such as torchvision's ResNet-50 "
@@ -219,6 +220,11 @@ def load_backbone(
     from jaxseg_convert_torch.backbones import load_backbone_file
 
     return jax.tree.map(jnp.asarray, load_backbone_file(path, shapes, say))
+
+
+def _backbone_of(shapes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Segment Anything's is the transformer of its image encoder."""
+    return shapes["image_encoder"]["vit"] if "image_encoder" in shapes else shapes["backbone"]
 
 
 def _native_backbone(folder: Path, shapes: Mapping[str, Any]) -> dict:

@@ -13,7 +13,7 @@ from transformers import (
     SamVisionConfig,
 )
 
-from jaxseg.checkpoints import from_pretrained, save_pretrained
+from jaxseg.checkpoints import from_pretrained, load_backbone, save_pretrained
 from jaxseg.errors import UserError
 from jaxseg.models import build
 from jaxseg.params import abstract_params, flatten, unflatten
@@ -165,6 +165,25 @@ def test_written_files_have_the_keys_of_the_published_ones(name, count):
     shapes = flatten(abstract_params(build(name)))
     params = {path: np.broadcast_to(np.float32(0), leaf.shape) for path, leaf in shapes.items()}
     assert len(revert(TABLES["sam"], unflatten(params))) == count
+
+
+def test_an_image_encoder_begins_as_maes(tmp_path):
+    """MAE has 14 × 14 positions and a class token, and no relative positions."""
+    vit = build("sam.vit_h", **SMALL).image_encoder.vit
+    pretrained = drawn(vit.clone(position_size=48, relative=False))
+    write_state_dict(to_state_dict("vit.mae", pretrained), tmp_path / "mae.safetensors")
+    said = []
+    model = build("sam.vit_h", **SMALL)
+    loaded = load_backbone(tmp_path / "mae.safetensors", model, said.append)
+    shapes = flatten(abstract_params(model)["image_encoder"]["vit"])
+    flat = flatten(loaded)
+    assert {path: leaf.shape for path, leaf in flat.items()} == {
+        path: leaf.shape for path, leaf in shapes.items()
+    }
+    assert not any(np.any(leaf) for path, leaf in flat.items() if "rel_pos" in path)
+    same = "block_1/mlp/linear1/kernel"
+    np.testing.assert_array_equal(flat[same], flatten(pretrained)[same])
+    assert "positions resized" in said[0]
 
 
 def test_native_weights_carry_their_proof(tmp_path):
