@@ -201,13 +201,14 @@ def load_backbone(
       path: a backbone's own file (torchvision's ResNets, Swin, plain ViTs) or Hugging Face
         folder, or a detector's whose backbone is taken: an official file, a native folder (or
         the weights in it) or one of Hugging Face.
-      model: a detector with a backbone of the same size; foreign ResNets have frozen batch norms.
+      model: a detector with a backbone of the same size, or Segment Anything, whose image encoder
+        begins as MAE's; foreign ResNets have frozen batch norms.
       say: is told what had to be resized.
 
     Raises:
       UserError: unreadable weights, or a report of all that does not fit.
     """
-    path, shapes = Path(path), abstract_params(model)["backbone"]
+    path, shapes = Path(path), _backbone_of(abstract_params(model))
     if not path.exists():
         raise UserError(
             f"there is no backbone {path}: give a file or folder, such as torchvision's ResNet-50 "
@@ -219,6 +220,11 @@ def load_backbone(
     from jaxseg_convert_torch.backbones import load_backbone_file
 
     return jax.tree.map(jnp.asarray, load_backbone_file(path, shapes, say))
+
+
+def _backbone_of(shapes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Segment Anything's is the transformer of its image encoder."""
+    return shapes["image_encoder"]["vit"] if "image_encoder" in shapes else shapes["backbone"]
 
 
 def _native_backbone(folder: Path, shapes: Mapping[str, Any]) -> dict:
@@ -264,10 +270,10 @@ def _open_native(directory: Path) -> Source:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / native.CONFIG} is damaged: {error}") from error
     model = native.build_model(config["model"], config["kwargs"], str(directory / native.CONFIG))
-    if classes and len(classes) != model.num_classes:
+    if classes and len(classes) != (labels := _labels(model)):
         raise UserError(
             f"{directory / native.CONFIG} names {len(classes)} classes and its model has "
-            f'{model.num_classes}; mend its "classes", or set them to null'
+            f'{labels}; mend its "classes", or set them to null'
         )
     flat = native.read_weights(directory / native.WEIGHTS)
     about = (classes, image, config.get("origin"), *told)
@@ -275,8 +281,13 @@ def _open_native(directory: Path) -> Source:
 
 
 def _check_classes(model, classes) -> None:
-    if classes is not None and len(classes) != model.num_classes:
+    if classes is not None and len(classes) != (labels := _labels(model)):
         raise UserError(
-            f"{len(classes)} classes were given for a model of {model.num_classes}; "
+            f"{len(classes)} classes were given for a model of {labels}; "
             "build it with num_classes=len(classes)"
         )
+
+
+def _labels(model) -> int:
+    """How many classes a model tells apart; Segment Anything none."""
+    return getattr(model, "num_classes", 0)

@@ -80,6 +80,11 @@ def _open(args) -> Source:
     if args.classes is None:
         return source
     model = build_model(source.name, source.kwargs, args.source)
+    if not hasattr(model, "num_classes"):
+        raise UserError(
+            f"{args.source} holds a {type(model).__name__}, which tells no classes apart: leave "
+            "--classes out"
+        )
     classes = read_names(args.classes, model.num_classes)
     notes = [note for note in source.notes if note not in ASSUMED_COCO.values()]
     return dataclasses.replace(source, classes=classes, notes=notes)

@@ -41,7 +41,7 @@ def abstract_params(model: nn.Module) -> dict:
 
 def abstract_inputs(model: nn.Module) -> tuple:
     """Shapes of a small input: `Images` for detectors, bare pixels for backbones."""
-    size = 2 * getattr(model, "stride", 32)
+    size = getattr(model, "canvas_size", 2 * getattr(model, "stride", 32))
     pixels = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     if "images" not in inspect.signature(type(model).__call__).parameters:
         return (pixels,)

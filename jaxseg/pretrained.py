@@ -97,6 +97,11 @@ def assemble(
     kwargs = dict(source.kwargs) | dict(overrides or {})
     stored = native.build_model(source.name, kwargs, origin)
     wanted = len(classes) if classes is not None else num_classes
+    if wanted is not None and not hasattr(stored, "num_classes"):
+        raise UserError(
+            f"{origin} holds a {type(stored).__name__}, which tells no classes apart: it cannot be "
+            "loaded for some"
+        )
     if wanted is not None:
         kwargs["num_classes"] = wanted
     model = native.build_model(source.name, kwargs, origin)

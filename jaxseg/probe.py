@@ -22,7 +22,15 @@ from flax import linen as nn
 from jaxseg import native
 from jaxseg.errors import UserError
 from jaxseg.ops.images import canvas_mask, normalize
-from jaxseg.structures import Images
+from jaxseg.structures import (
+    BACKGROUND,
+    FOREGROUND,
+    NOT_A_POINT,
+    DetectorOutput,
+    Images,
+    Masks,
+    Prompts,
+)
 
 FORMAT = 1
 BLOCK_TOLERANCE = 5e-5
@@ -30,7 +38,7 @@ NORM_TOLERANCE = 3e-6
 SAMPLES = 8
 QUIET = 1e-3  # amplitude of what normalisation layers get by themselves
 HOW = ("dtype", "param_dtype", "remat", "queries_at_once")  # how a model computes, not what
-DEPTH = 2  # modules down to "encoder/layer_0"; what lies deeper belongs to its block
+DEPTH = 2  # modules down to "encoder/layer_0", unless a model says otherwise
 
 
 class Drift(NamedTuple):
@@ -71,31 +79,34 @@ def record_probe(
 
 def run_probe(model: nn.Module, params: Mapping, image: Any) -> list[dict[str, Any]]:
     """Digests of every block in the order of execution, the model's own outputs last."""
-    trace = _Trace(params)
+    depth = getattr(model, "probe_depth", DEPTH)
+    trace = _Trace(params, depth)
 
     @jax.jit
-    def forward(params, images):
+    def forward(params, inputs):
         output, state = model.apply(
-            {"params": params}, images, mutable=["intermediates"], capture_intermediates=trace.keep
+            {"params": params}, *inputs, mutable=["intermediates"], capture_intermediates=trace.keep
         )
-        outputs = {"logits": output.logits, "boxes": output.boxes, **_masks(output)}
-        return state["intermediates"], outputs
+        return state["intermediates"], _outputs(output)
 
-    captured, outputs = jax.device_get(forward(params, probe_images(model, image)))
+    captured, outputs = jax.device_get(forward(params, probe_inputs(model, image)))
     alone = _run_norms(trace.norms, params)
     blocks = []
     for path, call in trace.order:
         name = "/".join(path)
         if call == 0 and path in trace.norms:
             blocks.append(digest(f"{name} alone", alone[name]))
-        if len(path) <= DEPTH:
+        if len(path) <= depth:
             leaves = jax.tree.leaves(_at(captured, path)["__call__"][call])
             blocks += [digest(name, x) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
     return blocks + [digest(f"output {name}", x) for name, x in outputs.items()]
 
 
-def _masks(output) -> dict[str, jax.Array]:
-    return {name: x for name, x in output.extras.items() if name == "masks"}
+def _outputs(output: DetectorOutput | Masks) -> dict[str, jax.Array]:
+    if isinstance(output, Masks):
+        return {"logits": output.logits, "iou": output.iou}
+    masks = {name: x for name, x in output.extras.items() if name == "masks"}
+    return {"logits": output.logits, "boxes": output.boxes, **masks}
 
 
 class _Trace:
@@ -106,8 +117,9 @@ class _Trace:
       norms: every normalisation layer by path, unbound.
     """
 
-    def __init__(self, params: Mapping):
+    def __init__(self, params: Mapping, depth: int):
         self.params = params
+        self.depth = depth
         self.order: list[tuple[tuple[str, ...], int]] = []
         self.norms: dict[tuple[str, ...], nn.Module] = {}
 
@@ -117,7 +129,7 @@ class _Trace:
             return False
         if hasattr(module, "epsilon") and self._normalises(path):
             self.norms[path] = module.clone(parent=None, name=None)
-        block = len(path) <= DEPTH
+        block = len(path) <= self.depth
         if block or path in self.norms:
             self.order.append((path, sum(seen == path for seen, _ in self.order)))
         return block
@@ -130,13 +142,33 @@ class _Trace:
             return False
 
 
-def probe_images(model: nn.Module, image: Any) -> Images:
-    """Two images of pseudo-random pixels, one of them padded, normalised."""
-    height, width = 2 * model.stride, 3 * model.stride
-    pixels = _noise(2 * height * width * 3).reshape(2, height, width, 3)
-    sizes = jnp.asarray([[height, width], [height - model.stride // 2, width - model.stride]])
-    images = Images(jnp.asarray(pixels, jnp.uint8), canvas_mask(sizes, height, width))
-    return normalize(images, image.mean, image.std)
+def probe_inputs(model: nn.Module, image: Any) -> tuple:
+    """What a model is run on: images, and prompts where it takes them."""
+    side = getattr(model, "canvas_size", None)
+    if side is None:
+        stride = model.stride
+        height, width = 2 * stride, 3 * stride
+        sizes = [[height, width], [height - stride // 2, width - stride]]
+        return (_images(height, width, sizes, image),)
+    return _images(side, side, [[3 * side // 4, side]], image), _prompts(side)
+
+
+def _images(height: int, width: int, sizes: list[list[int]], image: Any) -> Images:
+    """Pseudo-random pixels, normalised; what lies beyond the sizes is padding."""
+    count = len(sizes)
+    pixels = _noise(count * height * width * 3).reshape(count, height, width, 3)
+    mask = canvas_mask(jnp.asarray(sizes), height, width)
+    return normalize(Images(jnp.asarray(pixels, jnp.uint8), mask), image.mean, image.std)
+
+
+def _prompts(side: int) -> Prompts:
+    """A point of each label and a box, and a mask for all."""
+    points = jnp.asarray([[[[0.25, 0.5], [0.75, 0.125], [0.5, 0.5]]]]) * side
+    labels = jnp.asarray([[[FOREGROUND, BACKGROUND, NOT_A_POINT]]])
+    boxes = jnp.asarray([[[0.125, 0.25, 0.625, 0.75]]]) * side
+    low = side // 4
+    masks = jnp.asarray(_noise(low * low).reshape(1, 1, low, low), jnp.float32) / 16 - 8
+    return Prompts(points, labels, None, boxes, None, masks)
 
 
 def _noise(count: int) -> np.ndarray:

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from jaxseg.typing import Array, Bool, Float, Int, Num
 
+# Labels of points.
+FOREGROUND, BACKGROUND, NOT_A_POINT = 1, 0, -1
 # A logit whose sigmoid and focal loss are 0, and finite.
 ABSENT = -1e4
 
@@ -234,3 +236,59 @@ class Detections:
     scores: Float[Array, "b q"]
     labels: Int[Array, "b q"]
     masks: Bool[Array, "b q h w"] | None = None
+
+
+@flax.struct.dataclass
+class Prompts:
+    """What to segment: for each image p sets of prompts, each of one object.
+
+    Coordinates are pixels of the model's input frame, x before y. A kind that is None is in no
+    set; a mask of validity that is None says that all of its kind are real.
+
+    Attributes:
+      points: (x, y).
+      labels: 1 is foreground, 0 background, −1 no point at all, which the model has an embedding
+        for. A point that only fills up a set is False in `points_mask` instead, and seen by none.
+      points_mask: True on real points.
+      boxes: xyxy.
+      boxes_mask: True for sets with a box.
+      masks: logits as in `Masks`, of the whole canvas.
+      masks_mask: True for sets with a mask.
+    """
+
+    points: Float[Array, "b p n 2"] | None = None
+    labels: Int[Array, "b p n"] | None = None
+    points_mask: Bool[Array, "b p n"] | None = None
+    boxes: Float[Array, "b p 4"] | None = None
+    boxes_mask: Bool[Array, "b p"] | None = None
+    masks: Float[Array, "b p h w"] | None = None
+    masks_mask: Bool[Array, "b p"] | None = None
+
+    @property
+    def sets(self) -> int:
+        """p; without any prompt it is 1."""
+        given = (x for x in (self.points, self.boxes, self.masks) if x is not None)
+        return next((x.shape[1] for x in given), 1)
+
+
+@flax.struct.dataclass
+class Masks:
+    """Masks of prompts, and how good the model takes them to be.
+
+    Attributes:
+      logits: at a quarter of the input's size, padding included; above 0 is inside.
+      iou: predicted intersection over union of each.
+    """
+
+    logits: Float[Array, "b p m h w"]
+    iou: Float[Array, "b p m"]
+
+    @property
+    def single(self) -> "Masks":
+        """The one mask that several prompts are answered with."""
+        return Masks(self.logits[:, :, :1], self.iou[:, :, :1])
+
+    @property
+    def multiple(self) -> "Masks":
+        """The masks that a single, ambiguous prompt is answered with: whole, part, subpart."""
+        return Masks(self.logits[:, :, 1:], self.iou[:, :, 1:])

@@ -3,7 +3,10 @@
 import functools
 from types import MappingProxyType
 
+from jaxseg.models import MODELS
 from jaxseg.params import abstract_params, flatten
+
+DETECTORS = sorted(name for name in MODELS if not name.startswith("sam."))
 
 
 @functools.cache

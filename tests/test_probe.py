@@ -16,7 +16,7 @@ from jaxseg.models import build
 from jaxseg.models.detr import decoder, encoder
 from jaxseg.nn.layers import layer_norm
 from jaxseg.params import flatten, unflatten
-from jaxseg.probe import compare, probe_images, record_probe, run_probe
+from jaxseg.probe import compare, probe_inputs, record_probe, run_probe
 from tests.small_detr import FIELDS, drawn, small
 
 
@@ -56,7 +56,8 @@ def test_detectors_whose_parts_have_an_epsilon_carry_a_proof_too():
 
 
 def test_the_input_is_the_same_on_every_machine():
-    pixels = np.asarray(probe_images(small(), ImageConfig((0, 0, 0), (1, 1, 1))).pixels) * 255
+    (images,) = probe_inputs(small(), ImageConfig((0, 0, 0), (1, 1, 1)))
+    pixels = np.asarray(images.pixels) * 255
     np.testing.assert_allclose(pixels[0, 0, :2].ravel(), [125, 13, 110, 27, 82, 238], atol=1e-3)
     assert abs(pixels[0].mean() - 127.5) < 3
 

@@ -2,6 +2,8 @@
 section 4.1), global or in windows: those of ViTDet and of Segment Anything's image encoder.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,9 @@ from jaxseg.ops.windows import extents, from_windows, to_windows
 from jaxseg.typing import Array, Bool, DTypeLike, Float, Int
 
 EPSILON = 1e-6
+# Places of a grid whose attention to all others is computed at once; a larger grid's goes row by
+# row: twelve heads of 64 × 64 places have 800 MB of scores, which is more than any cache holds.
+AT_ONCE = 1024
 
 
 class RelativeAttention(nn.Module):
@@ -41,27 +46,59 @@ class RelativeAttention(nn.Module):
         heads = (b, h, w, self.num_heads, width // self.num_heads)
         dtypes = (self.dtype, self.param_dtype)
         q, k, v = (dense(width, f"{p}_proj", *dtypes)(x).reshape(heads) for p in "qkv")
-        scores = jnp.einsum("bhwmd,bijmd->bmhwij", q * heads[-1] ** -0.5, k).astype(jnp.float32)
+        rows = columns = None
         if self.side is not None:
-            # from the unscaled query
             sizes = None if mask is None else extents(mask)
             rows = self._relative("rel_pos_h", heads[-1], h, sizes, 0)
             columns = self._relative("rel_pos_w", heads[-1], w, sizes, 1)
-            scores += jnp.einsum("bhwmd,bhid->bmhwi", q, rows)[..., None]
-            scores += jnp.einsum("bhwmd,bwjd->bmhwj", q, columns)[..., None, :]
-        if mask is not None:
-            scores = jnp.where(mask[:, None, None, None], scores, MASKED)
-        weights = jax.nn.softmax(scores.reshape(b, self.num_heads, h, w, h * w))
-        weights = weights.astype(self.dtype)
-        v = v.reshape(b, h * w, *heads[3:])
-        mixed = jnp.einsum("bmhwn,bnmd->bhwmd", weights, v).reshape(x.shape)
-        return dense(width, "out_proj", *dtypes)(mixed)
+        attend = attend_grid if h * w <= AT_ONCE else _row_by_row
+        mixed = attend(q, k, v, rows, columns, mask)
+        return dense(width, "out_proj", *dtypes)(mixed.reshape(x.shape))
 
     def _relative(self, name, features, length, sizes, axis):
         shape = (2 * self.side - 1, features)
         table = self.param(name, nn.initializers.zeros, shape, self.param_dtype)
         sizes = None if sizes is None else sizes[:, axis]
         return relative_positions(jnp.asarray(table), length, length, sizes).astype(self.dtype)
+
+
+def attend_grid(
+    q: Float[Array, "b h w m d"],
+    k: Float[Array, "b i j m d"],
+    v: Float[Array, "b i j m d"],
+    rows: Float[Array, "_b h i d"] | None,
+    columns: Float[Array, "_b w j d"] | None,
+    mask: Bool[Array, "b i j"] | None,
+) -> Float[Array, "b h w m d"]:
+    """Attention of every place of a grid to all of another; softmax in float32.
+
+    Args:
+      rows, columns: embeddings of the distances between rows and between columns.
+      mask: True on places that may be seen.
+    """
+    (b, h, w, m, d), (i, j) = q.shape, k.shape[1:3]
+    scores = jnp.einsum("bhwmd,bijmd->bmhwij", q * d**-0.5, k).astype(jnp.float32)
+    if rows is not None:
+        # from the unscaled query
+        scores += jnp.einsum("bhwmd,bhid->bmhwi", q, rows)[..., None]
+        scores += jnp.einsum("bhwmd,bwjd->bmhwj", q, columns)[..., None, :]
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, None], scores, MASKED)
+    weights = jax.nn.softmax(scores.reshape(b, m, h, w, i * j)).astype(v.dtype)
+    return jnp.einsum("bmhwn,bnmd->bhwmd", weights, v.reshape(b, i * j, m, d))
+
+
+def _row_by_row(q, k, v, rows, columns, mask):
+    """The same with the scores of one row of the grid in memory at a time, going back, too."""
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def row(given):
+        query, distances = given
+        distances = None if distances is None else distances[:, None]
+        return attend_grid(query[:, None], k, v, distances, columns, mask)[:, 0]
+
+    by_row = (jnp.moveaxis(q, 1, 0), None if rows is None else jnp.moveaxis(rows, 1, 0))
+    return jnp.moveaxis(lax.map(row, by_row), 0, 1)
 
 
 def relative_positions(

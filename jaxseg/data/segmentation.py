@@ -58,15 +58,25 @@ def drawable(segmentation: Any) -> Any:
 
 def encode_mask(mask: np.ndarray) -> dict:
     """A bool (h, w) mask as compressed run lengths, {"size": [h, w], "counts": str}."""
+    return {"size": list(mask.shape), "counts": compressed(run_lengths(mask))}
+
+
+def run_lengths(mask: np.ndarray) -> np.ndarray:
+    """Lengths of a bool (h, w) mask's runs down its columns, the first one of pixels outside."""
     flat = np.asarray(mask, bool).ravel(order="F")
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    # The first run is of pixels outside.
     start = [0, 0] if flat[:1].any() else [0]
-    runs = np.diff(np.concatenate([start, edges, [flat.size]]))
-    return {"size": list(mask.shape), "counts": _compressed(runs)}
+    return np.diff(np.concatenate([start, edges, [flat.size]]))
 
 
-def _compressed(runs: np.ndarray) -> str:
+def mask_of_runs(runs: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The bool (h, w) mask of `run_lengths`."""
+    height, width = size
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, runs).reshape(width, height).T
+
+
+def compressed(runs: np.ndarray) -> str:
     """COCO's string: differences to the run before the last, five bits a letter, low ones first."""
     rest = runs.copy()
     rest[3:] -= runs[1:-2]

@@ -84,6 +84,11 @@ def _prepare(args: argparse.Namespace, mesh):
     batch_size = _batch_size(args.batch_size, mesh.devices.size)
     dataset = open_dataset(args.dataset)
     weights = from_pretrained(args.weights, model=args.model, revision=args.revision)
+    if not hasattr(weights.model, "detections"):
+        raise UserError(
+            f"{args.weights} are a {type(weights.model).__name__}'s, which finds no objects by "
+            "itself: boxes and classes need a detector's weights"
+        )
     annotated = {annotation["category_id"] for annotation in dataset.coco()["annotations"]}
     evaluator = make_evaluator(
         weights.model,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from jaxseg.models import dab_deformable_detr, dab_detr, deformable_detr, detr, dino, dn_detr
+from jaxseg.models import dab_deformable_detr, dab_detr, deformable_detr, detr, dino, dn_detr, sam
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "detr.r50": detr.r50,
@@ -40,6 +40,10 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "dino.vit_b_4scale": dino.vit_b_4scale,
     "dino.vit_l_4scale": dino.vit_l_4scale,
     "dino.tiny": dino.tiny,
+    "sam.vit_b": sam.vit_b,
+    "sam.vit_l": sam.vit_l,
+    "sam.vit_h": sam.vit_h,
+    "sam.tiny": sam.tiny,
 }
 
 

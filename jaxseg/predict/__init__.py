@@ -2,8 +2,22 @@
 
 from jaxseg.predict.detector import Detector
 from jaxseg.predict.draw import draw
+from jaxseg.predict.draw_masks import draw_masks
 from jaxseg.predict.draw_scene import draw_scene
+from jaxseg.predict.mask_generator import AutomaticMaskGenerator
 from jaxseg.predict.panoptic import Scene
+from jaxseg.predict.prompts import Prompt
 from jaxseg.predict.result import Prediction
+from jaxseg.predict.sam_predictor import SamPredictor
 
-__all__ = ["Detector", "Prediction", "Scene", "draw", "draw_scene"]
+__all__ = [
+    "AutomaticMaskGenerator",
+    "Detector",
+    "Prediction",
+    "Prompt",
+    "SamPredictor",
+    "Scene",
+    "draw",
+    "draw_masks",
+    "draw_scene",
+]

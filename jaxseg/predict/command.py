@@ -3,7 +3,10 @@
 jaxseg predict holiday/ --weights facebook/detr-resnet-50 --out found
 jaxseg predict a.jpg 'b/*.png' --weights runs/cells/best --threshold 0.3
 jaxseg predict holiday/ --weights facebook/detr-resnet-50-panoptic --panoptic scenes.json
+jaxseg predict truck.jpg --weights facebook/sam-vit-base --points 500,375 1125,625,0
 
+Weights of Segment Anything need prompts, the same for all images: points of one object (x and y in
+pixels, and 0 for one that is outside of it), or boxes of several.
 An image that cannot be read, or whose picture cannot be saved, is named and skipped; the exit
 status is then 1. A run into the folder of an earlier one takes the place of its pictures, and
 overwrites nothing else.
@@ -32,6 +35,7 @@ from jaxseg.predict.outputs import (
 if TYPE_CHECKING:
     from jaxseg.predict.detector import Detector
     from jaxseg.predict.panoptic import Scene
+    from jaxseg.predict.prompter import Prompter
     from jaxseg.predict.result import Prediction
     from jaxseg.predict.tasks import Kept, Task
 
@@ -59,6 +63,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=1, help="images at once (default: %(default)s)"
     )
+    prompts = parser.add_argument_group("prompts, for weights of Segment Anything")
+    prompts.add_argument(
+        "--points", nargs="+", default=[], metavar="X,Y[,0]", help="points of one object"
+    )
+    prompts.add_argument(
+        "--boxes", nargs="+", default=[], metavar="X0,Y0,X1,Y1", help="a box for each object"
+    )
+    prompts.add_argument(
+        "--masks",
+        nargs="+",
+        default=[],
+        metavar="FILE.npy",
+        help="low-resolution logits of an earlier answer, for each object",
+    )
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument(
         "--coco",
@@ -80,20 +98,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict as the arguments say; 1 if an image had to be skipped."""
     if args.threshold is None:
-        args.threshold = OBJECTS if args.panoptic is None else SCENES
+        # A prompted object is shown however unsure its mask is.
+        objects = 0.0 if _is_prompted(args) else OBJECTS
+        args.threshold = objects if args.panoptic is None else SCENES
     outputs = _plan(args)
     files = None
     if args.panoptic is not None:
         from jaxseg.predict.panoptic_form import PanopticFiles
 
         files = PanopticFiles(args.panoptic, list(outputs), args.out)
-    from jaxseg.predict.detector import Detector
     from jaxseg.predict.result import refuse_not_finite
     from jaxseg.predict.tasks import objects_task, scenes_task
 
-    detector = Detector.from_pretrained(
-        args.weights, model=args.model, revision=args.revision, batch_size=args.batch_size
-    )
+    detector = _open(args)
     if files is None:
         task = objects_task(detector, args.threshold, args.coco)
     else:
@@ -111,6 +128,42 @@ def run(args: argparse.Namespace) -> int:
     _write(args, task, found, outputs)
     print(_summary(args, found, skipped))
     return 1 if skipped else 0
+
+
+def _is_prompted(args: argparse.Namespace) -> bool:
+    return bool(args.points or args.boxes or args.masks)
+
+
+def _open(args: argparse.Namespace) -> "Detector | Prompter":
+    """What answers for images.
+
+    Raises:
+      UserError: no such weights, prompts for a detector, or none for Segment Anything.
+    """
+    from jaxseg.checkpoints import from_pretrained
+    from jaxseg.models.sam import Sam
+    from jaxseg.predict.detector import Detector
+    from jaxseg.predict.prompter import Prompter, read_prompts
+    from jaxseg.predict.sam_predictor import SamPredictor
+
+    prompts = read_prompts(args.points, args.boxes, args.masks) if _is_prompted(args) else []
+    weights = from_pretrained(args.weights, model=args.model, revision=args.revision)
+    if isinstance(weights.model, Sam):
+        if not prompts or args.panoptic is not None:
+            raise UserError(
+                f"{args.weights} are weights of Segment Anything, which needs --points, --boxes or "
+                "--masks here and names nothing; `jaxseg masks` segments everything"
+            )
+        predictor = SamPredictor(weights.model, weights.params, weights.image)
+        return Prompter(predictor, prompts, args.batch_size)
+    if prompts:
+        raise UserError(
+            f"prompts need weights of Segment Anything; {args.weights} are a "
+            f"{type(weights.model).__name__}'s, which finds objects by itself"
+        )
+    return Detector(
+        weights.model, weights.params, weights.classes, weights.image, batch_size=args.batch_size
+    )
 
 
 def _plan(args: argparse.Namespace) -> dict[Path, Path]:

@@ -18,23 +18,11 @@ from jaxseg.ops.images import normalize
 from jaxseg.predict import preprocess
 from jaxseg.predict.masks import ImageMasks, QueryMasks, predicts_masks, query_masks
 from jaxseg.predict.panoptic import Scene
-from jaxseg.predict.preprocess import ImageSource, Size
+from jaxseg.predict.preprocess import ImageSource, Prepared, Size
 from jaxseg.predict.result import Prediction, best_first
 from jaxseg.pretrained import ImageConfig
 from jaxseg.structures import Images
 from jaxseg.typing import Array, Int, PyTree
-
-
-class Prepared(NamedTuple):
-    """An image as the model sees it.
-
-    Attributes:
-      pixels: uint8 RGB, resized.
-      size: (h, w) of the upright original.
-    """
-
-    pixels: np.ndarray
-    size: Size
 
 
 class Answer(NamedTuple):
@@ -90,6 +78,11 @@ class Detector:
         """
         if batch_size < 1:
             raise UserError(f"batch_size must be 1 or more; got {batch_size}")
+        if not hasattr(model, "detections"):
+            raise UserError(
+                f"a {type(model).__name__} finds no objects by itself: prompt Segment Anything "
+                "with predict.SamPredictor"
+            )
         self.model = model.clone(canvas="exact")
         self.params = jax.device_put(params)
         self.classes = classes

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -17,6 +17,18 @@ from jaxseg.typing import Array
 
 ImageSource: TypeAlias = str | PathLike | Image.Image | np.ndarray | Array
 Size: TypeAlias = tuple[int, int]
+
+
+class Prepared(NamedTuple):
+    """An image as the model sees it.
+
+    Attributes:
+      pixels: uint8 RGB, resized.
+      size: (h, w) of the upright original.
+    """
+
+    pixels: np.ndarray
+    size: Size
 
 
 def load_image(source: ImageSource) -> np.ndarray:

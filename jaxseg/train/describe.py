@@ -127,6 +127,26 @@ def _encoder(part: nn.Module) -> dict[str, Any]:
     return arguments | {"activation": _key_of(ACTIVATIONS, part.activation)}
 
 
+def _image_encoder(part: nn.Module) -> dict[str, Any]:
+    vit = part.vit
+    own = ("global_blocks", "image_size", "patch", "window", "mlp_ratio", "relative", "drop_path")
+    arguments = {name: getattr(vit, name) for name in own}
+    arguments["global_blocks"] = tuple(arguments["global_blocks"])
+    sizes = {"width": "width", "depth": "depth", "heads": "num_heads"}
+    return arguments | {f"encoder_{ours}": getattr(vit, name) for ours, name in sizes.items()}
+
+
+def _mask_decoder(part: nn.Module) -> dict[str, Any]:
+    inner, own = part.transformer, ("multimask_outputs", "iou_width", "iou_layers")
+    names = ("num_heads", "feedforward", "downsample", "dropout")
+    return {
+        "decoder_layers": inner.num_layers,
+        "decoder_epsilon": inner.epsilon,
+        **{name: getattr(inner, name) for name in names},
+        **{name: getattr(part, name) for name in own},
+    }
+
+
 def _labels(part: nn.Module | None) -> dict[str, Any]:
     if part is None:
         return {"denoising": False}
@@ -145,6 +165,9 @@ PARTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
         "temperature": getattr(part, "temperature", (None,))[0],
     },
     "labels": _labels,
+    "image_encoder": _image_encoder,
+    "prompt_encoder": lambda part: {"width": part.width, "mask_channels": part.mask_channels},
+    "mask_decoder": _mask_decoder,
 }
 
 

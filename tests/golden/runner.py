@@ -6,11 +6,21 @@ import zlib
 import jax
 import numpy as np
 
-from tests.golden import backbone, criterion, dab_detr, deformable_detr, detr, dino, panoptic
+from tests.golden import (
+    backbone,
+    criterion,
+    dab_detr,
+    deformable_detr,
+    detr,
+    dino,
+    panoptic,
+    sam,
+    sam_utils,
+)
 from tests.goldens import compare, regen
 
 # kind -> function(case, inputs) -> {run or None: {whole tensor's name: array}}
-ROOMS = (backbone, criterion, dab_detr, deformable_detr, detr, dino, panoptic)
+ROOMS = (backbone, criterion, dab_detr, deformable_detr, detr, dino, panoptic, sam, sam_utils)
 KINDS = {kind: run for room in ROOMS for kind, run in room.KINDS.items()}
 
 

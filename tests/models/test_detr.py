@@ -7,13 +7,14 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from jaxseg.losses.criterion import SetCriterion
-from jaxseg.models import MODELS, build
+from jaxseg.models import build
 from jaxseg.models.detr import detr
 from jaxseg.models.detr.detr import is_exact
 from jaxseg.params import abstract_params
 from jaxseg.structures import Images, Targets
 from tests import weights
 from tests.quick import quick_jit
+from tests.shapes import DETECTORS
 
 # parameters of the published models with frozen convolutions, without normalisation statistics
 # (two arrays a norm): 41.525 M and 60.465 M
@@ -66,7 +67,7 @@ def test_published_models_have_the_published_number_of_parameters(name, count):
     assert sum(counted) == count
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", DETECTORS)
 def test_every_model_answers_with_the_shapes_it_promises(name):
     model = build(name, num_classes=11, num_queries=13)
     batch = images(noise(64, 96, 0), noise(50, 33, 1), canvas=(64, 128))

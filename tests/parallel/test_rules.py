@@ -6,7 +6,7 @@ from jaxseg import models
 from jaxseg.errors import UserError
 from jaxseg.parallel.mesh import MeshShape
 from jaxseg.parallel.rules import DETR, fit, lookup
-from tests.shapes import flat_shapes
+from tests.shapes import DETECTORS, flat_shapes
 
 PATHS = ("backbone/conv1/kernel", "backbone/conv2/kernel", "head/kernel")
 
@@ -52,7 +52,7 @@ def test_an_axis_that_does_not_divide_its_dimension_is_left_out():
     assert MeshShape().build(devices).shape == {"data": 1, "fsdp": 1, "tensor": 1}
 
 
-@pytest.mark.parametrize("name", sorted(models.MODELS))
+@pytest.mark.parametrize("name", DETECTORS)
 def test_the_table_of_detr_splits_what_is_large_in_every_model(name):
     flat = flat_shapes(models.build(name))
     mesh = jax.sharding.AbstractMesh((1, 8, 1), ("data", "fsdp", "tensor"))

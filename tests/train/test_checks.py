@@ -14,11 +14,11 @@ from jaxseg.data.transforms import (
     detr_augmentation,
 )
 from jaxseg.errors import UserError
-from jaxseg.models import MODELS
 from jaxseg.train.checks import FOLDERS, check_classes, check_settings
 from jaxseg.train.configs import config_names
 from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.overrides import apply_overrides
+from tests.shapes import DETECTORS
 
 
 def experiment(transform):
@@ -86,6 +86,6 @@ def test_other_categories_are_named_with_what_differs(val, message):
 
 
 def test_every_family_of_models_has_configs_to_point_at():
-    families = {name.split(".")[0] for name in MODELS}
+    families = {name.split(".")[0] for name in DETECTORS}
     folders = {name.split("/")[0] for name in config_names()}
     assert {FOLDERS.get(family, family) for family in families} <= folders

@@ -7,11 +7,13 @@ from flax import linen as nn
 from jaxseg import models
 from jaxseg.errors import UserError
 from jaxseg.train.describe import describe
+from tests.shapes import DETECTORS
 
 
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_every_builder_is_found_again(name):
-    model = models.build(name, num_classes=7, canvas="padded")
+    fields = {"num_classes": 7, "canvas": "padded"} if name in DETECTORS else {"dropout": 0.1}
+    model = models.build(name, **fields)
     found, kwargs = describe(model)
     assert models.build(found, **kwargs) == model
     assert len(kwargs) <= 2  # two builders may differ in nothing else

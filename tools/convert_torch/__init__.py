@@ -18,6 +18,7 @@ from jaxseg_convert_torch import (
     dino_tables,
     huggingface_tables,
     resnet_tables,
+    sam_tables,
     swin_tables,
     vit_tables,
 )
@@ -50,6 +51,7 @@ TABLES: dict[str, Table] = {
         deformable_tables,
         dino_tables,
         dab_tables,
+        sam_tables,
         huggingface_tables,
     )
     for table in tables.TABLES

@@ -10,6 +10,7 @@ from jaxseg_convert_torch.huggingface_anchors import read_dab, read_deformable
 from jaxseg_convert_torch.huggingface_backbones import RESNET, STAGES, read_backbone
 from jaxseg_convert_torch.huggingface_classes import read_classes
 from jaxseg_convert_torch.huggingface_fields import FIXED, Described, Fields, require
+from jaxseg_convert_torch.huggingface_sam import read_sam
 
 # The class that draws boxes alone, and the one that draws masks.
 ARCHITECTURES = ("DetrForObjectDetection", "DetrForSegmentation")
@@ -95,6 +96,7 @@ READERS: dict[str, Callable[[Mapping[str, Any]], Described]] = {
     "detr": _read_detr,
     "deformable_detr": read_deformable,
     "dab-detr": read_dab,
+    "sam": read_sam,
 }
 
 

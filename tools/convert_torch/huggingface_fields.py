@@ -49,7 +49,7 @@ class Described(NamedTuple):
 
     name: str
     kwargs: dict[str, Any]
-    classes: Classes
+    classes: Classes | None
     notes: list[str]
 
 

@@ -14,10 +14,15 @@ FILE = "preprocessor_config.json"
 BILINEAR = 2  # PIL's number
 
 
-def read_preprocessor(config: Mapping[str, Any]) -> tuple[ImageConfig, list[str]]:
+def read_preprocessor(
+    config: Mapping[str, Any], side: int | None = None
+) -> tuple[ImageConfig, list[str]]:
     """How to prepare images, and a note for whatever is done otherwise here.
 
     A null stands for what transformers assumes.
+
+    Args:
+      side: of the square that the model's images lie on, if it has one: no other size will do.
 
     Raises:
       UserError: a value that is damaged, by the name of its field.
@@ -27,7 +32,7 @@ def read_preprocessor(config: Mapping[str, Any]) -> tuple[ImageConfig, list[str]
     config = {name: value for name, value in config.items() if value is not None}
     notes: list[str] = []
     mean, std = _statistics(config)
-    short, long = _sides(config, notes)
+    short, long = _sides(config, notes) if side is None else (side, side)
     if not config.get("do_resize", True):
         notes.append(f"resizing to {short} pixels ({FILE} says do_resize=false)")
     if config.get("resample", BILINEAR) != BILINEAR:

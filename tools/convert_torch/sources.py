@@ -16,14 +16,16 @@ from jaxseg.models.dab_detr import EPSILON, DabDetr
 from jaxseg.models.deformable_detr import DeformableDetr
 from jaxseg.models.detr import DetrSegmentation
 from jaxseg.models.dino import Dino
+from jaxseg.models.sam import Sam
 from jaxseg.native import beneath, build_model, read_json, write_folder, write_json
 from jaxseg.params import flatten
-from jaxseg.pretrained import Pretrained, Source
+from jaxseg.pretrained import ImageConfig, Pretrained, Source
 from jaxseg_convert_torch import TABLES, convert, detect_table, revert
 from jaxseg_convert_torch.backbones import BACKBONES
 from jaxseg_convert_torch.files import read_checkpoint, write_state_dict
 from jaxseg_convert_torch.huggingface import read_config
 from jaxseg_convert_torch.huggingface_anchors import DAB_EPSILON
+from jaxseg_convert_torch.huggingface_sam import write_sam_config, write_sam_preprocessor
 from jaxseg_convert_torch.huggingface_writer import (
     family,
     huggingface_form,
@@ -32,12 +34,15 @@ from jaxseg_convert_torch.huggingface_writer import (
 )
 from jaxseg_convert_torch.infer import infer_detr
 from jaxseg_convert_torch.infer_anchors import FAMILIES, infer_anchors, shares_heads
+from jaxseg_convert_torch.infer_sam import OFFICIAL_EPSILON, infer_sam
 from jaxseg_convert_torch.preprocessor import read_preprocessor, write_preprocessor
 
 logger = logging.getLogger(__name__)
 
 # Whether masks are drawn -> the table of official files.
 OFFICIAL = {False: "detr", True: "detr.segmentation"}
+# The table of Segment Anything's official files, which also names its model.
+SAM = "sam"
 # What the labels of published weights stand for, by their number.
 COCO = {len(classes): classes for classes in (COCO_91, COCO_PANOPTIC)}
 
@@ -65,13 +70,13 @@ def _open_huggingface(folder: Path) -> Source:
         )
     try:
         name, kwargs, classes, notes = read_config(read_json(folder / "config.json"))
+        model = build_model(name, kwargs, "config.json")
         preprocessor = folder / "preprocessor_config.json"
         content = read_json(preprocessor) if preprocessor.exists() else {}
-        image, image_notes = read_preprocessor(content)
+        image, image_notes = read_preprocessor(content, getattr(model, "canvas_size", None))
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     state = read_checkpoint(folder).tensors
-    model = build_model(name, kwargs, str(folder))
     converted = convert(TABLES[_huggingface_table(state, model)], state, model)
     return Source(
         flatten(converted.params),
@@ -96,7 +101,7 @@ def _huggingface_table(state, model: nn.Module) -> str:
 def _open_official(path: Path, model: str | None, num_heads: int | None) -> Source:
     state, args = read_checkpoint(path)
     table = detect_table(state)
-    if table not in (*OFFICIAL.values(), *FAMILIES):
+    if table not in (*OFFICIAL.values(), *FAMILIES, SAM):
         remedy = (
             f"begin a training with it, `jaxseg train CONFIG backbone={path}`, or load it into a "
             "detector's backbone with checkpoints.load_backbone"
@@ -104,7 +109,9 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
         if table not in BACKBONES:
             remedy = "give the folder that it lies in, with its config.json"
         raise UserError(f"{path} holds weights of the form {TABLES[table].title}; {remedy}")
-    if table in FAMILIES:
+    if table == SAM:
+        inferred = infer_sam(state, path.name, model, num_heads)
+    elif table in FAMILIES:
         if table == "dino" and not shares_heads(state):
             table = "dino.unshared"
         inferred = infer_anchors(table, state, args, path.name, model, num_heads)
@@ -112,16 +119,22 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
         inferred = infer_detr(state, args, path.name, model, num_heads)
     built = build_model(inferred.name, inferred.kwargs, str(path))
     converted = convert(TABLES[table], state, built)
-    labels = built.num_classes
+    labels = getattr(built, "num_classes", None)
     return Source(
         flatten(converted.params),
         inferred.name,
         inferred.kwargs,
         COCO.get(labels),
+        _image_of(built),
         origin=converted.origin,
         notes=inferred.assumptions + [ASSUMED_COCO[n] for n in COCO if n == labels],
         dropped=converted.dropped,
     )
+
+
+def _image_of(model: nn.Module) -> ImageConfig:
+    side = getattr(model, "canvas_size", None)
+    return ImageConfig() if side is None else ImageConfig(short_side=side, long_side=side)
 
 
 def write_official(
@@ -135,6 +148,8 @@ def write_official(
     Raises:
       UserError: the official model has no such part, or see `files.write_state_dict`.
     """
+    if isinstance(pretrained.model, Sam):
+        return _write_sam(pretrained, path, say)
     if getattr(pretrained.model.backbone, "norm", FrozenBatchNorm) is not FrozenBatchNorm:
         raise UserError(
             "official detectors have frozen batch normalisation in their ResNets, this model group "
@@ -149,6 +164,19 @@ def write_official(
         say(
             f"no tensor shows that the backbone is dilated, nor what follows from it: name the "
             f"model, {pretrained.name}, wherever {path} is read"
+        )
+    return len(state)
+
+
+def _write_sam(pretrained: Pretrained, path: Path, say) -> int:
+    origin = pretrained.origin if _form(pretrained) == SAM else None
+    state = revert(TABLES[SAM], pretrained.params, origin)
+    write_state_dict(state, path)
+    epsilon = pretrained.model.mask_decoder.transformer.epsilon
+    if epsilon != OFFICIAL_EPSILON:
+        say(
+            f"the original's two-way layers normalise with epsilon {OFFICIAL_EPSILON:g}, this "
+            f"model's with {epsilon:g}: its masks differ a little there"
         )
     return len(state)
 
@@ -179,6 +207,8 @@ def write_huggingface(
       UserError: no class names, a model or part that transformers lacks, or a folder with files.
     """
     model, came = pretrained.model, _form(pretrained)
+    if isinstance(model, Sam):
+        return _write_sam_folder(pretrained, folder)
     if pretrained.classes is None:
         raise UserError(
             "Hugging Face's form needs class names, which these weights do not have; give them "
@@ -190,14 +220,28 @@ def write_huggingface(
     state = revert(TABLES[form], pretrained.params, origin)
     preprocessor = write_preprocessor(pretrained.image, processor(model))
 
+    _write_folder(folder, state, config, preprocessor)
+    _compare_epsilon(model, DAB_EPSILON, "transformers'", say)
+    return len(state)
+
+
+def _write_sam_folder(pretrained: Pretrained, folder: Path) -> int:
+    form, model = f"{SAM}.huggingface", pretrained.model
+    config = write_sam_config(model)
+    origin = pretrained.origin if _form(pretrained) == form else None
+    state = revert(TABLES[form], pretrained.params, origin)
+    preprocessor = write_sam_preprocessor(pretrained.image, model.canvas_size)
+    _write_folder(folder, state, config, preprocessor)
+    return len(state)
+
+
+def _write_folder(folder: Path, state, config, preprocessor) -> None:
     def write(partial: Path) -> None:
         write_state_dict(state, partial / "model.safetensors")
         write_json(partial / "config.json", config)
         write_json(partial / "preprocessor_config.json", preprocessor)
 
     write_folder(folder, write, replace=False)
-    _compare_epsilon(model, DAB_EPSILON, "transformers'", say)
-    return len(state)
 
 
 def _compare_epsilon(model, epsilon: float, whose: str, say) -> None:
