@@ -4,8 +4,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 # The TPU's compiler has an environment of its own: beside it JAX would look for a TPU.
 AOT := $(VENV)/aot
+# So has jax2onnx, which wants an older orbax-checkpoint than training does.
+ONNX := $(VENV)/onnx
 
-.PHONY: test slow aot demo lint setup clean
+.PHONY: test slow aot onnx demo lint setup clean
 
 test: setup lint
 	$(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow"
@@ -15,6 +17,9 @@ slow: setup
 
 aot: $(AOT)/.ready
 	JAX_PLATFORMS=cpu $(AOT)/bin/python -m pytest -q -m aot tests/kernels/test_ms_deform_attn_aot.py
+
+onnx: $(ONNX)/.ready
+	$(ONNX)/bin/python -m pytest -q tests/export/test_onnx.py
 
 demo: setup
 	$(RUN) -m jaxseg demo --out demo
@@ -35,6 +40,12 @@ $(AOT)/.ready: pyproject.toml
 	test -x $(AOT)/bin/python || $(PYTHON) -m venv $(AOT)
 	$(AOT)/bin/python -m pip install -q --upgrade pip
 	$(AOT)/bin/python -m pip install -q -e '.[tpu]' pytest beartype
+	touch $@
+
+$(ONNX)/.ready: pyproject.toml
+	test -x $(ONNX)/bin/python || $(PYTHON) -m venv $(ONNX)
+	$(ONNX)/bin/python -m pip install -q --upgrade pip
+	$(ONNX)/bin/python -m pip install -q -e '.[onnx]' pytest beartype
 	touch $@
 
 clean:

@@ -37,6 +37,7 @@ COMMANDS = {
     "doctor": Command("jaxseg.data.doctor_command", "report all that is wrong with a data set"),
     "data": Command("jaxseg.data.pack_command", "pack a data set for fast random access"),
     "convert": Command("jaxseg.convert_command", "convert PyTorch weights, or write them back"),
+    "export": Command("jaxseg.export.command", "write a model as StableHLO or ONNX"),
     "verify": Command("jaxseg.verify_command", "run the probe that weights carry"),
     "models": Command("jaxseg.models_command", "list the models that can be built"),
 }

@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,19 +28,38 @@ FORMAT = 1
 COUNTS = ("width", "num_heads", "feedforward", "num_queries", "stem")
 
 
+class Kind(NamedTuple):
+    """Of folders that this package writes, and so may replace.
+
+    Attributes:
+      called: what is in them, for messages.
+      is_part: whether a file of that name belongs to one.
+      is_one: whether a folder is one.
+    """
+
+    called: str
+    is_part: Callable[[str], bool]
+    is_one: Callable[[Path], bool]
+
+
 def write_folder(
-    directory: str | os.PathLike, write: Callable[[Path], None], *, replace: bool = True
+    directory: str | os.PathLike,
+    write: Callable[[Path], None],
+    *,
+    replace: bool = True,
+    kind: Kind | None = None,
 ) -> None:
     """Let `write` fill a folder beside `directory`, then put it in its place.
 
     Args:
-      replace: native weights that are there give way; otherwise only an empty folder does.
+      replace: a folder of the same kind gives way; otherwise only an empty one does.
+      kind: None is native weights.
 
     Raises:
       UserError: `directory` holds anything else, which would be lost, or cannot be written.
     """
     directory = Path(directory).absolute()
-    check_replaceable(directory, replace=replace)
+    check_replaceable(directory, replace=replace, kind=kind)
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -71,29 +90,30 @@ def _swap(new: Path, directory: Path, old: Path, replace: bool) -> None:
         if old.exists() and not directory.exists():
             os.replace(old, directory)
         raise UserError(
-            f"cannot put the weights at {directory}: {error.strerror or error}; what was there "
+            f"cannot put what was made at {directory}: {error.strerror or error}; what was there "
             "is as it was"
         ) from error
 
 
-def check_replaceable(directory: Path, *, replace: bool = True) -> None:
+def check_replaceable(directory: Path, *, replace: bool = True, kind: Kind | None = None) -> None:
     """Refuse a folder that `write_folder` would refuse.
 
     Raises:
       UserError: it holds what would be lost, or is a file.
     """
+    kind = kind or NATIVE
     if not directory.is_dir():
         if directory.exists():
-            raise UserError(f"{directory} is a file; weights are saved in a folder")
+            raise UserError(f"{directory} is a file; {kind.called} are saved in a folder")
         return
     names = {entry.name for entry in directory.iterdir()}
-    if others := sorted(names - {WEIGHTS, CONFIG, PROBE, "preprocessor_config.json"}):
+    if others := sorted(name for name in names if not kind.is_part(name)):
         raise UserError(
             f"{directory} is not empty and holds other files ({', '.join(others[:5])}); "
             "move them away, or choose another folder"
         )
-    if names and not (replace and is_native(directory)):
-        only = "only jaxseg's native weights are" if replace else "only an empty folder is"
+    if names and not (replace and kind.is_one(directory)):
+        only = f"only {kind.called} are" if replace else "only an empty folder is"
         raise UserError(
             f"{directory} holds {', '.join(sorted(names))}, which would be lost ({only} "
             "replaced); choose another folder, or remove this one first"
@@ -105,6 +125,10 @@ def is_native(directory: Path) -> bool:
     path = directory / CONFIG
     config = read_json(path) if path.is_file() else None
     return isinstance(config, dict) and config.get("format") == "jaxseg"
+
+
+PARTS = (WEIGHTS, CONFIG, PROBE, "preprocessor_config.json")
+NATIVE = Kind("jaxseg's native weights", PARTS.__contains__, is_native)
 
 
 def beneath(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """The layers of the house: a room imports only from rooms above it."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 # From the roof down, as in the design.
 LAYERS = (
     ("cache", "errors", "program", "typing"),
+    ("exported",),
     ("structures",),
     ("params",),
     ("ops",),
@@ -30,6 +32,7 @@ LAYERS = (
     ("checkpoints",),
     ("convert_command", "verify_command", "models_command"),
     ("predict",),
+    ("export",),
     ("eval",),
     ("train",),
     ("annotate",),
@@ -98,3 +101,14 @@ def test_an_import_from_below_is_seen():
     lazy = ast.parse("def f():\n    from jaxseg.train import loop\n    import tools")
     assert len(list(violations(path, lazy))) == 2
     assert not list(violations(path, ast.parse("from jaxseg.typing import Array")))
+
+
+def test_every_package_is_installed():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        setup = tomllib.load(file)["tool"]["setuptools"]
+    there = {
+        ".".join((name, *path.parent.relative_to(ROOT / folder).parts))
+        for name, folder in setup["package-dir"].items()
+        for path in (ROOT / folder).rglob("__init__.py")
+    }
+    assert set(setup["packages"]) == there

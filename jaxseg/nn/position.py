@@ -28,8 +28,8 @@ class SinePosition(nn.Module):
         per_axis = self.features // 2
         halves = []
         for axis, temperature in zip((1, 2), self.temperature, strict=True):
-            count = jnp.cumsum(real, axis)
-            last = jnp.take(count, jnp.array([-1]), axis)
+            count = jnp.cumsum(real, axis=axis)
+            last = jnp.take(count, jnp.array([-1]), axis=axis)
             share = (count + self.offset) / (last + self.epsilon) * self.scale
             halves.append(sine_embedding(share, per_axis, temperature))
         return jnp.concatenate(halves, -1)

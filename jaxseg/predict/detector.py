@@ -74,7 +74,8 @@ class Detector:
           precision: of matrix products (`jax.default_matmul_precision`).
 
         Raises:
-          UserError: a batch size below 1, or more or fewer names than labels.
+          UserError: a batch size below 1, a canvas that the model cannot divide, or more or fewer
+            names than labels.
         """
         if batch_size < 1:
             raise UserError(f"batch_size must be 1 or more; got {batch_size}")
@@ -90,6 +91,12 @@ class Detector:
         self.batch_size = batch_size
         short, long = self.image.short_side, self.image.long_side
         self.buckets = tuple(buckets or preprocess.default_buckets(short, long, self.model.stride))
+        for height, width in self.buckets:
+            if height % model.stride or width % model.stride or not height * width > 0:
+                raise UserError(
+                    f"sides of canvases must be multiples of {model.stride}, the model's stride; "
+                    f"got {height}x{width}"
+                )
         self._limit = max(max(bucket) for bucket in self.buckets)
         self._names = label_names(classes, model.num_classes)
         things = (True,) * model.num_classes if classes is None else classes.things
@@ -97,7 +104,7 @@ class Detector:
             None if name is None else thing for name, thing in zip(self._names, things, strict=True)
         )
         self._precision = precision
-        self._detect = jax.jit(self._forward)
+        self._detect = jax.jit(self.forward)
 
     @classmethod
     def from_pretrained(
@@ -239,7 +246,13 @@ class Detector:
         with jax.default_matmul_precision(self._precision):
             return jax.device_get(self._detect(self.params, canvases, sizes))
 
-    def _forward(self, params: PyTree, images: Images, sizes: Int[Array, "b 2"]) -> "Answer":
+    def forward(self, params: PyTree, images: Images, sizes: Int[Array, "b 2"]) -> "Answer":
+        """What is compiled for each canvas: a pure function, for `jax.jit` and its like.
+
+        Args:
+          images: uint8 on canvases.
+          sizes: (h, w) of the original images.
+        """
         images = Images(jnp.asarray(images.pixels), jnp.asarray(images.mask))
         images = normalize(images, self.image.mean, self.image.std)
         output = self.model.apply({"params": params}, images, train=False)

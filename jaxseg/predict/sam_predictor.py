@@ -15,6 +15,7 @@ from jaxseg.predict.canvas import Canvas
 from jaxseg.predict.preprocess import ImageSource, Prepared, Size, load_image
 from jaxseg.predict.prompts import Prompt, pad_prompts
 from jaxseg.pretrained import ImageConfig
+from jaxseg.structures import Images
 from jaxseg.typing import Array, Float, PyTree
 
 THRESHOLD = 0.0  # of masks' logits
@@ -93,7 +94,7 @@ class SamPredictor:
         self.image = image or ImageConfig()
         self._precision = precision
         self._set: Embedded | None = None
-        self._encode = jax.jit(self._encode_images)
+        self._encode = jax.jit(self.encode_canvases)
         self._decode = jax.jit(self._decode_prompts, static_argnames="multimask")
 
     @classmethod
@@ -263,7 +264,8 @@ class SamPredictor:
             raise UserError("no image is set: call set_image first")
         return self._set
 
-    def _encode_images(self, params, canvases):
+    def encode_canvases(self, params: PyTree, canvases: Images) -> Float[Array, "b h w d"]:
+        """What is compiled for the encoder: a pure function of uint8 canvases."""
         images = normalize(canvases, self.image.mean, self.image.std)
         return self.model.apply({"params": params}, images, method="encode")
 

@@ -225,7 +225,7 @@ def test_model_and_revision_reach_the_weights(predict, photos, monkeypatch):
         asked.update(options)
         raise UserError("enough")
 
-    monkeypatch.setattr("jaxseg.predict.detector.from_pretrained", from_pretrained)
+    monkeypatch.setattr("jaxseg.checkpoints.from_pretrained", from_pretrained)
     assert predict(photos, "--model", "detr.r50_dc5", "--revision", "v2") == 2
     assert (asked["model"], asked["revision"]) == ("detr.r50_dc5", "v2")
 

@@ -11,6 +11,7 @@ from jaxseg.kernels.ms_deform_attn import choice, partition
 from jaxseg.kernels.ms_deform_attn.blocked import blocked
 from jaxseg.kernels.ms_deform_attn.quad import chunked, ordered, quad
 from jaxseg.kernels.ms_deform_attn.reference import Shapes, reference
+from jaxseg.ops.compiler import by_platform
 from jaxseg.typing import Array, Float
 
 Implementation = Literal[
@@ -101,11 +102,15 @@ def _attend(value, shapes, locations, weights, name):
 
 def _local(name, value, shapes, locations, weights):
     """On the arrays of one device."""
-    if name is None:
-        name = choice.choose(value, shapes, locations)
-    else:
+    if name is not None:
         choice.require(name, value, shapes, locations)
-    return IMPLEMENTATIONS[name](value, shapes, locations, weights)
+        return IMPLEMENTATIONS[name](value, shapes, locations, weights)
+
+    def chosen(value, locations, weights):
+        name = choice.choose(value, shapes, locations)
+        return IMPLEMENTATIONS[name](value, shapes, locations, weights)
+
+    return by_platform(chosen, value, locations, weights)
 
 
 def check(value, shapes, locations, weights) -> None:

@@ -3,7 +3,7 @@
 from math import prod
 
 from jaxseg.kernels.ms_deform_attn.reference import Shapes
-from jaxseg.ops.compiler import platform
+from jaxseg.ops.compiler import is_exported, platform
 
 # On a TPU, rows that plain XLA would gather into memory at once; beyond that, in chunks.
 WHOLE_BYTES = 2**29
@@ -22,9 +22,11 @@ def choose(value, shapes: Shapes, locations) -> str:
 
 
 def _on_tpu(value, shapes, locations) -> str:
-    need, there = vmem(value, shapes, locations)
-    if need <= there:
-        return "pallas_tpu"
+    # TPUs differ in VMEM, and an exported program is for all of them.
+    if not is_exported():
+        need, there = vmem(value, shapes, locations)
+        if need <= there:
+            return "pallas_tpu"
     b, q, m, l, p, _ = locations.shape
     gathered = prod((b, q, m, l, p, 4, value.shape[-1])) * 4
     return "quad" if gathered <= WHOLE_BYTES else "chunked"

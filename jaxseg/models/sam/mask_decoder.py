@@ -87,7 +87,7 @@ class MaskDecoder(nn.Module):
         )(states[:, :, 0])  # fmt: skip
         return Masks(logits.astype(jnp.float32), iou)
 
-    def _tokens(self, prompts: Encoded, batch: int, count: int):
+    def _tokens(self, prompts: Encoded, batch, count: int):
         """The decoder's own tokens, then those of the prompts; and which are real."""
         d, sets = prompts.sparse.shape[-1], prompts.sparse.shape[1]
         normal = nn.initializers.normal(1.0)

@@ -173,7 +173,7 @@ class PromptEncoder(nn.Module):
         return jnp.where(prompts.masks_mask[..., None, None, None], embedded, nothing)
 
 
-def _or_all(mask: Array | None, shape: tuple[int, ...]) -> Array:
+def _or_all(mask: Array | None, shape: tuple) -> Array:
     return jnp.ones(shape, bool) if mask is None else mask
 
 

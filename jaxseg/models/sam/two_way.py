@@ -121,8 +121,11 @@ class Attention(nn.Module):
 
     def _is_few(self, tokens, others) -> bool:
         """Whether there are so few that others are better not projected for them."""
-        count = tokens.shape[2]
-        return count < others.shape[2] and count * self.num_heads < self.width
+        count, other = tokens.shape[2], others.shape[2]
+        if not (isinstance(count, int) and isinstance(other, int)):
+            # An exported program's prompts have any number of tokens, a map never.
+            return isinstance(other, int)
+        return count < other and count * self.num_heads < self.width
 
     def _project(self, x, linear):
         kernel, bias = linear
@@ -135,7 +138,9 @@ class Attention(nn.Module):
 
 def _serves_all(x, others) -> bool:
     """Whether there is one for all sets."""
-    return x.shape[1] == 1 < others.shape[1]
+    one, sets = x.shape[1], others.shape[1]
+    # Of an exported program's sets there may be any number; that is right for one, too.
+    return isinstance(one, int) and one == 1 and (not isinstance(sets, int) or sets > 1)
 
 
 class TwoWayLayer(nn.Module):
