@@ -11,8 +11,8 @@ _targets = jax.make_user_context(())
 
 
 def targeting(platforms: tuple[str, ...]):
-    """A context: what is traced in it is exported for platforms ("cpu", "cuda", "rocm", "tpu"),
-    whatever this machine's is."""
+    """A context: what is traced in it is exported for platforms ("cpu", "cuda", "rocm", "tpu"; or
+    "onnx"), whatever this machine's is."""
     return _targets(tuple(platforms))
 
 

@@ -11,6 +11,7 @@ from jaxseg.export import onnx
 from jaxseg.export.programs import Program
 from jaxseg.exported import INFO, Argument
 from jaxseg.predict import Prompt, SamPredictor
+from tests.export.dino import save_dino
 from tests.predict.small_sam import save_small
 from tests.predict.tiny import save_tiny
 
@@ -69,9 +70,13 @@ def test_segment_anything_for_any_images_and_sets_of_prompts(tmp_path):
 
 
 @needs_jax2onnx
-@pytest.mark.parametrize("name", ["detr.tiny", "detr.tiny_masks"])
+@pytest.mark.parametrize("name", ["detr.tiny", "detr.tiny_masks", "dino.tiny"])
 def test_detectors_for_a_canvas(tmp_path, capsys, name):
-    weights = save_tiny(tmp_path / "weights", name=name)
+    weights = tmp_path / "weights"
+    if name == "dino.tiny":
+        save_dino(weights)
+    else:
+        save_tiny(weights, name=name)
     command = ["export", str(weights), str(tmp_path / "out"), "--to", "onnx", "--canvas", "64x96"]
     assert main(command) == 0
     assert "ONNX Runtime differs by" in capsys.readouterr().out

@@ -7,17 +7,15 @@ import sys
 import numpy as np
 import pytest
 
-from jaxseg.checkpoints import from_pretrained, save_pretrained
+from jaxseg.checkpoints import from_pretrained
 from jaxseg.cli import main
 from jaxseg.errors import UserError
 from jaxseg.export import write_export
 from jaxseg.exported import INFO, load
-from jaxseg.models import build
-from jaxseg.params import abstract_inputs
 from jaxseg.predict import Detector, Prompt, SamPredictor
+from tests.export.dino import save_dino
 from tests.predict.small_sam import save_small
 from tests.predict.tiny import save_tiny
-from tests.weights import draw
 
 RNG = np.random.default_rng(4)
 CANVASES = RNG.integers(0, 256, (2, 128, 128, 3), np.uint8)
@@ -220,15 +218,7 @@ def test_a_detector_with_a_program_for_each_canvas(detector):
 
 
 def test_deformable_attention_has_a_form_for_each_platform(tmp_path):
-    model = build("dino.tiny", num_queries=20)
-    save_pretrained(
-        tmp_path / "weights",
-        "dino.tiny",
-        {"num_queries": 20},
-        draw(model, *abstract_inputs(model)),
-        probe=False,
-    )
-    pretrained = from_pretrained(tmp_path / "weights")
+    pretrained = from_pretrained(save_dino(tmp_path / "weights"))
     write_export(pretrained, tmp_path / "out", canvases=[(64, 64)], batch_size=2)
     exported = load(tmp_path / "out")
     images = [RNG.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(2)]

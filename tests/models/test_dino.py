@@ -27,7 +27,8 @@ def test_on_a_plain_transformer_an_image_has_the_result_it_has_alone():
     alone = run({"params": params}, images(one, canvas=(128, 128)))
     found = run({"params": params}, images(one, other, canvas=(128, 256)))
     np.testing.assert_allclose(found.boxes[:, :1], alone.boxes, rtol=0, atol=5e-6)
-    np.testing.assert_allclose(found.logits[:, :1], alone.logits, rtol=0, atol=5e-5)
+    atol = 5e-5 * np.abs(alone.logits).max()  # random weights make large ones of roundings
+    np.testing.assert_allclose(found.logits[:, :1], alone.logits, rtol=0, atol=atol)
     # Five rows and seven columns of tokens, of which pooling leaves out the last.
     odd = noise(80, 112, 3)
     found = run({"params": params}, images(odd, canvas=(128, 128)))

@@ -12,7 +12,7 @@ WHOLE_BYTES = 2**29
 def choose(value, shapes: Shapes, locations) -> str:
     """The name of the form that `implementation=None` stands for, for one device's arrays."""
     match platform():
-        case "cpu":
+        case "cpu" | "onnx":
             return "blocked"
         case "gpu":
             return "ordered"
