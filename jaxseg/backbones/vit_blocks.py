@@ -77,15 +77,42 @@ def attend_grid(
       mask: True on places that may be seen.
     """
     (b, h, w, m, d), (i, j) = q.shape, k.shape[1:3]
-    scores = jnp.einsum("bhwmd,bijmd->bmhwij", q * d**-0.5, k).astype(jnp.float32)
-    if rows is not None:
-        # from the unscaled query
-        scores += jnp.einsum("bhwmd,bhid->bmhwi", q, rows)[..., None]
-        scores += jnp.einsum("bhwmd,bwjd->bmhwj", q, columns)[..., None, :]
+    scores = _scores(q, k, rows, columns)
     if mask is not None:
-        scores = jnp.where(mask[:, None, None, None], scores, MASKED)
-    weights = jax.nn.softmax(scores.reshape(b, m, h, w, i * j)).astype(v.dtype)
-    return jnp.einsum("bmhwn,bnmd->bhwmd", weights, v.reshape(b, i * j, m, d))
+        scores = jnp.where(mask.reshape(b, 1, 1, i * j), scores, MASKED)
+    weights = jax.nn.softmax(scores).astype(v.dtype)
+    mixed = jnp.einsum("bmqn,bnmd->bqmd", weights, v.reshape(b, i * j, m, d))
+    return mixed.reshape(b, h, w, m, d)
+
+
+def _scores(q, k, rows, columns):
+    """Scores of all places q for all places n, (b, m, q, n), in float32."""
+    (b, h, w, m, d), (i, j) = q.shape, k.shape[1:3]
+    scaled = q * d**-0.5
+    if rows is None:
+        return _products(scaled, k)
+    # from the unscaled query
+    by_row = jnp.einsum("bhwmd,bhid->bhwmi", q, rows)
+    by_column = jnp.einsum("bhwmd,bwjd->bhwmj", q, columns)
+    if i + j <= d:
+        # As more channels of the product they need no array of scores that has a grid's two short
+        # axes last, which a TPU would fill up to tiles of 8 × 128.
+        own = [jnp.eye(i, dtype=k.dtype)[:, None], jnp.eye(j, dtype=k.dtype)[None]]
+        own = jnp.concatenate([jnp.broadcast_to(x, (i, j, x.shape[-1])) for x in own], -1)
+        own = jnp.broadcast_to(own[None, :, :, None], (*k.shape[:4], i + j))
+        return _products(
+            jnp.concatenate([scaled, by_row, by_column], -1), jnp.concatenate([k, own], -1)
+        )
+    scores = _products(scaled, k).reshape(b, m, h, w, i, j)
+    scores += jnp.moveaxis(by_row, 3, 1)[..., None].astype(jnp.float32)
+    scores += jnp.moveaxis(by_column, 3, 1)[..., None, :].astype(jnp.float32)
+    return scores.reshape(b, m, h * w, i * j)
+
+
+def _products(q, k):
+    b, h, w, m, c = q.shape
+    q, k = q.reshape(b, h * w, m, c), k.reshape(b, -1, m, c)
+    return jnp.einsum("bqmc,bnmc->bmqn", q, k, preferred_element_type=jnp.float32)
 
 
 def _row_by_row(q, k, v, rows, columns, mask):

@@ -2,9 +2,10 @@
 
 make aot && JAX_PLATFORMS=cpu PYTHONPATH=tools/benchmark .venv/aot/bin/python tools/aot/sam.py
 
-Needs no TPU. Prints the memory of the compiled program, its products' operations, and the time that
-these take on a v5e at its peak (197 TFLOP/s in bfloat16), with the time that its memory (819 GB/s)
-needs for what the program reads and writes outside of loops.
+Needs no TPU. Prints the memory of the compiled program, its products' operations, the time that
+these take on a v5e at its peak (197 TFLOP/s in bfloat16), the time that its HBM (819 GB/s) needs
+for what the program moves (`hbm.py`), and the share of the products in both together, as if nothing
+overlapped.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from arithmetic import operations
+from hbm import moved
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tpu import TOPOLOGIES
 
@@ -36,8 +38,10 @@ def main() -> None:
     device = topologies.get_topology_desc(name, "tpu", **options).devices[0]
     mesh = Mesh(np.array([device]), ("data",))
     place = NamedSharding(mesh, PartitionSpec())
-    print("| model | dtype | weights | temporary | operations | at the peak | memory alone |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| model | dtype | weights | temporary | operations | at the peak | moved | in | products |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for dtype in arguments.dtypes:
         model = build(f"sam.{arguments.size}", dtype=jnp.dtype(dtype), param_dtype=jnp.dtype(dtype))
         params = jax.tree.map(
@@ -55,15 +59,18 @@ def main() -> None:
             ).trace(params, images)
             program = traced.lower().compile()
         memory, work = program.memory_analysis(), operations(traced.jaxpr.jaxpr)
-        accessed = program.cost_analysis().get("bytes accessed", float("nan"))
+        accessed = moved(program.as_text(), trips=model.prompt_encoder.grid)
+        compute, traffic = work / PEAK, accessed / MEMORY
         cells = (
             f"sam.{arguments.size}",
             dtype,
             f"{memory.argument_size_in_bytes / 2**30:.2f} GiB",
             f"{memory.temp_size_in_bytes / 2**20:.0f} MiB",
             f"{work / 1e12:.2f} T",
-            f"{1e3 * work / PEAK:.1f} ms",
-            f"{1e3 * accessed / MEMORY:.1f} ms",
+            f"{1e3 * compute:.1f} ms",
+            f"{accessed / 1e9:.1f} GB",
+            f"{1e3 * traffic:.1f} ms",
+            f"{100 * compute / (compute + traffic):.0f} %",
         )
         print("|", " | ".join(cells), "|", flush=True)
 
