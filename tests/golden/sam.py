@@ -14,6 +14,7 @@ from jaxseg.models.sam import sam as build_sam
 from jaxseg.models.sam.mask_decoder import MaskDecoder
 from jaxseg.models.sam.prompt_encoder import Encoded, PromptEncoder
 from jaxseg.models.sam.two_way import TwoWayTransformer
+from jaxseg.nn.transposed_conv import in_order
 from jaxseg.ops.images import normalize
 from jaxseg.ops.windows import from_windows, pad_to_multiple, to_windows
 from jaxseg.predict.canvas import Canvas
@@ -247,7 +248,7 @@ def name_decoder(inside: dict, encoded: Encoded) -> dict:
         inside[f"mask_decoder/output_upscaling/{name}"] for name in ("conv1", "norm", "conv2")
     )
     for i, value in enumerate((conv1, norm, gelu(norm), conv2, gelu(conv2))):
-        tensors[f"{prefix}output_upscaling.{i}"] = nchw(value)
+        tensors[f"{prefix}output_upscaling.{i}"] = nchw(in_order(value))
     return tensors
 
 
@@ -348,7 +349,7 @@ def mask_decoder(case, inputs) -> dict:
         masks, inside = traced(module, params, *arguments)
         vectors = [inside[f"output_hypernetworks_mlps_{k}"][0] for k in range(masks.iou.shape[-1])]
         tensors[name] = {
-            "output_upscaling": nchw(inside["output_upscaling"]),
+            "output_upscaling": nchw(in_order(inside["output_upscaling"])),
             "hyper_in": np.stack(vectors, 1),
         }
         if run["call"] == "forward":

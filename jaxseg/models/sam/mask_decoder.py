@@ -15,17 +15,22 @@ EPSILON = 1e-6
 
 
 class Upscaling(nn.Module):
-    """A map at four times its size and an eighth of its width."""
+    """A map at four times its size and an eighth of its width.
+
+    Its positions stay where they come about, in patches of patches: (h, w, i, j, k, l) is row
+    4h + 2i + k and column 4w + 2j + l. Masks are put in order, which have fewer values.
+    """
 
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b 4*h 4*w _c"]:
+    def __call__(self, x: Float[Array, "b h w d"]) -> Float[Array, "b h w 2 2 2 2 _c"]:
         d, dtypes = x.shape[-1], {"dtype": self.dtype, "param_dtype": self.param_dtype}
-        x = TransposedConv(d // 4, torch_uniform, name="conv1", **dtypes)(x)
+        x = TransposedConv(d // 4, torch_uniform, patches=True, name="conv1", **dtypes)(x)
         x = nn.gelu(layer_norm("norm", epsilon=EPSILON, **dtypes)(x), approximate=False)
-        return nn.gelu(TransposedConv(d // 8, name="conv2", **dtypes)(x), approximate=False)
+        x = TransposedConv(d // 8, patches=True, name="conv2", **dtypes)(x)
+        return nn.gelu(x, approximate=False)
 
 
 class MaskDecoder(nn.Module):
@@ -80,7 +85,8 @@ class MaskDecoder(nn.Module):
             for k in range(count)
         ]
         upscaled = upscaled.reshape(b, p, *upscaled.shape[1:])
-        logits = jnp.einsum("bpmc,bphwc->bpmhw", jnp.stack(vectors, 2), upscaled)
+        logits = jnp.einsum("bpmc,bphwijklc->bpmhikwjl", jnp.stack(vectors, 2), upscaled)
+        logits = logits.reshape(b, p, count, 4 * h, 4 * w)
         widths = (self.iou_width,) * (self.iou_layers - 1) + (count,)
         iou = Mlp(
             widths, final_dtype=jnp.float32, name="iou_prediction_head", **dtypes
