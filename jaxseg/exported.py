@@ -4,9 +4,10 @@
     embedding = sam["encode"](pixels=canvases, sizes=sizes)["embedding"]
     answer = sam["decode"](embedding=embedding, points=points, labels=labels)
 
-This file needs jax, flatbuffers, numpy and safetensors alone.
+Beside `jaxseg.errors` this needs jax, flatbuffers, numpy and safetensors alone.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ class Function:
         self.inputs = [_arguments(variant["inputs"]) for variant in variants]
         self.outputs = [_arguments(variant["outputs"]) for variant in variants]
         self._programs = [_read_program(folder / variant["program"]) for variant in variants]
-        self._params = jax.device_put(_read_weights(folder / content["weights"]))
+        self._params = jax.device_put(_read_weights(folder / content["weights"], content["sha256"]))
 
     def __call__(self, **given) -> dict[str, jax.Array]:
         """Compute.
@@ -105,8 +106,8 @@ def load(folder: str | os.PathLike) -> Exported:
     """Read a folder that `jaxseg export` wrote.
 
     Raises:
-      UserError: it is no such folder, holds ONNX's form, was written by a later jaxseg, or a file
-        of it is damaged.
+      UserError: it is no such folder, holds ONNX's form, is for other platforms, was written by a
+        later jaxseg, or a file of it is damaged.
     """
     folder = Path(folder)
     info = read_info(folder)
@@ -114,6 +115,12 @@ def load(folder: str | os.PathLike) -> Exported:
         raise UserError(
             f"{folder} holds {info['form']}, which this cannot run: use onnxruntime, or export "
             "with --to stablehlo"
+        )
+    names = {"gpu": ("cuda", "rocm")}.get(jax.default_backend(), (jax.default_backend(),))
+    if not set(names) & set(info["platforms"]):
+        raise UserError(
+            f"{folder} was exported for {', '.join(info['platforms'])}, and this process computes "
+            f"on {names[0]}: export with --platforms {names[0]}"
         )
     functions = {name: Function(name, x, folder) for name, x in info["functions"].items()}
     return Exported(info, functions)
@@ -140,6 +147,8 @@ def read_info(folder: Path) -> dict[str, Any]:
             f"{folder} has format {info.get('version')}, this jaxseg reads {VERSION}: use the "
             "jaxseg that wrote it, or export again"
         )
+    if missing := [name for name in ("form", "functions") if name not in info]:
+        raise UserError(f"{path} lacks {missing[0]!r}: export again")
     return info
 
 
@@ -156,11 +165,16 @@ def _read_program(path: Path):
         raise UserError(f"{path} is damaged, or of another JAX ({error}); export again") from error
 
 
-def _read_weights(path: Path) -> dict[str, np.ndarray]:
+def _read_weights(path: Path, digest: str) -> dict[str, np.ndarray]:
     try:
-        return load_file(path)
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found == digest:
+            return load_file(path)
+        why = f"its SHA-256 is {found}, not {digest}"
     except (OSError, SafetensorError) as error:
-        raise UserError(f"cannot read {path}, or it is damaged ({error}); export again") from error
+        why = str(error)
+    raise UserError(f"cannot read {path}, or it is damaged ({why}); export again")
 
 
 def _complete(function: str, arguments: list[Argument], given: dict) -> dict:

@@ -150,7 +150,7 @@ def probe_inputs(model: nn.Module, image: Any) -> tuple:
         height, width = 2 * stride, 3 * stride
         sizes = [[height, width], [height - stride // 2, width - stride]]
         return (_images(height, width, sizes, image),)
-    return _images(side, side, [[3 * side // 4, side]], image), _prompts(side)
+    return _images(side, side, [[3 * side // 4, side]], image), _prompts(side, model.mask_size)
 
 
 def _images(height: int, width: int, sizes: list[list[int]], image: Any) -> Images:
@@ -161,12 +161,11 @@ def _images(height: int, width: int, sizes: list[list[int]], image: Any) -> Imag
     return normalize(Images(jnp.asarray(pixels, jnp.uint8), mask), image.mean, image.std)
 
 
-def _prompts(side: int) -> Prompts:
+def _prompts(side: int, low: int) -> Prompts:
     """A point of each label and a box, and a mask for all."""
     points = jnp.asarray([[[[0.25, 0.5], [0.75, 0.125], [0.5, 0.5]]]]) * side
     labels = jnp.asarray([[[FOREGROUND, BACKGROUND, NOT_A_POINT]]])
     boxes = jnp.asarray([[[0.125, 0.25, 0.625, 0.75]]]) * side
-    low = side // 4
     masks = jnp.asarray(_noise(low * low).reshape(1, 1, low, low), jnp.float32) / 16 - 8
     return Prompts(points, labels, None, boxes, None, masks)
 

@@ -265,6 +265,12 @@ class Prompts:
     masks_mask: Bool[Array, "b p"] | None = None
 
     @property
+    def images(self) -> int:
+        """b; without any prompt it is 1."""
+        given = (x for x in (self.points, self.boxes, self.masks) if x is not None)
+        return max((x.shape[0] for x in given), default=1)
+
+    @property
     def sets(self) -> int:
         """p; without any prompt it is 1."""
         given = (x for x in (self.points, self.boxes, self.masks) if x is not None)

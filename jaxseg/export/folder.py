@@ -26,18 +26,20 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 WEIGHTS = ".safetensors"
 
 
-def _is_part(name: str) -> bool:
-    return name == INFO or name.endswith((STABLEHLO, ONNX, f"{ONNX}.data", WEIGHTS))
-
-
 def _is_export(folder: Path) -> bool:
+    """Whether a folder holds an export, and nothing beside it."""
     try:
-        return bool(read_info(folder))
+        info = read_info(folder)
     except UserError:
         return False
+    files = {INFO}
+    for function in info["functions"].values():
+        programs = {variant["program"] for variant in function["variants"]}
+        files |= programs | {f"{name}.data" for name in programs} | {function.get("weights")}
+    return {entry.name for entry in folder.iterdir()} <= files
 
 
-EXPORT = Kind("exported models", _is_part, _is_export)
+EXPORT = Kind("exported models", lambda name: True, _is_export)
 
 
 def write_export(

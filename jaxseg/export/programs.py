@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxseg.errors import UserError
 from jaxseg.exported import Argument
 from jaxseg.models.sam import Sam
 from jaxseg.ops.images import canvas_mask
@@ -73,6 +74,9 @@ def programs_of(
       UserError: a canvas or batch size that it cannot have.
     """
     if isinstance(pretrained.model, Sam):
+        if canvases is not None:
+            side = pretrained.model.canvas_size
+            raise UserError(f"Segment Anything's canvas is {side}x{side}: leave canvases out")
         return _sam(pretrained)
     return _detector(pretrained, batch_size, canvases)
 

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -54,6 +55,22 @@ class Settings:
     drop_small_masks: bool = False
 
     def __post_init__(self):
+        for name in ("points_per_batch", "crop_n_points_downscale_factor"):
+            _require_whole(name, getattr(self, name), 1)
+        _require_whole("crop_n_layers", self.crop_n_layers, 0, 8)
+        _require_whole("min_mask_region_area", self.min_mask_region_area, 0)
+        if self.points_per_side is not None:
+            _require_whole("points_per_side", self.points_per_side, 1, 1000)
+        for name in ("pred_iou_thresh", "stability_score_thresh", "stability_score_offset"):
+            _require_number(name, getattr(self, name))
+        for name in ("box_nms_thresh", "crop_nms_thresh", "crop_overlap_ratio"):
+            _require_number(name, getattr(self, name), (0, 1))
+        if not isinstance(self.drop_small_masks, bool):
+            raise UserError(
+                f"drop_small_masks must be true or false; got {self.drop_small_masks!r}"
+            )
+        if self.max_mask_coverage is not None:
+            _require_number("max_mask_coverage", self.max_mask_coverage, (0, 1))
         if (self.points_per_side is None) == (self.point_grids is None):
             raise UserError(
                 "give either points_per_side or point_grids; got "
@@ -65,12 +82,6 @@ class Settings:
                 f"output_mode must be one of {', '.join(get_args(OutputMode))}; got "
                 f"{self.output_mode!r}"
             )
-        for name in ("points_per_batch", "crop_n_points_downscale_factor"):
-            _require(name, getattr(self, name), 1)
-        for name in ("crop_n_layers", "min_mask_region_area"):
-            _require(name, getattr(self, name), 0)
-        if self.points_per_side is not None:
-            _require("points_per_side", self.points_per_side, 1)
         grids = self.grids()
         if len(grids) != self.crop_n_layers + 1:
             raise UserError(
@@ -83,6 +94,8 @@ class Settings:
                     f"a grid must be points (n, 2) in [0, 1]; that of layer {layer} is "
                     f"{np.shape(grid)}: give more points_per_side, or fewer layers"
                 )
+            if not ((np.asarray(grid) >= 0) & (np.asarray(grid) <= 1)).all():
+                raise UserError(f"points of a grid must lie in [0, 1]; layer {layer}'s do not")
 
     def grids(self) -> list[np.ndarray]:
         """Points (n, 2) in [0, 1] for each layer."""
@@ -92,9 +105,18 @@ class Settings:
         return point_grids(self.points_per_side, self.crop_n_layers, downscale)
 
 
-def _require(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise UserError(f"{name} must be {least} or more; got {value}")
+def _require_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        limits = f"{least} or more" if most is None else f"{least} to {most}"
+        raise UserError(f"{name} must be a whole number, {limits}; got {value!r}")
+
+
+def _require_number(name: str, value: Any, limits: tuple[float, float] | None = None) -> None:
+    if not isinstance(value, Real) or isinstance(value, bool) or not np.isfinite(value):
+        raise UserError(f"{name} must be a number; got {value!r}")
+    if limits is not None and not limits[0] <= value <= limits[1]:
+        raise UserError(f"{name} must lie in [{limits[0]}, {limits[1]}]; got {value}")
 
 
 # SA-1B's masks came from the whole image, 2 × 2 and 4 × 4 crops.
@@ -110,7 +132,7 @@ PRESETS = {
 }
 
 
-def settings(preset: str = "release", **changes: Any) -> Settings:
+def settings(preset: str = "release", /, **changes: Any) -> Settings:
     """One of `PRESETS`, with changes.
 
     Raises:

@@ -15,12 +15,15 @@ from jaxseg.structures import Images
 
 @dataclass(frozen=True)
 class Canvas:
-    """A square of `side` × `side` pixels; images are brought to its long side, at the top left.
+    """A square; images are brought to its long side, at the top left.
 
-    Mask logits have a quarter of its side.
+    Attributes:
+      side: pixels of a side.
+      low: mask logits of a side.
     """
 
     side: int = 1024
+    low: int = 256
 
     def resized_size(self, size: Size) -> Size:
         """(h, w) of an image on the canvas; halves are rounded up.

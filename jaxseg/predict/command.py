@@ -149,7 +149,12 @@ def _open(args: argparse.Namespace) -> "Detector | Prompter":
     prompts = read_prompts(args.points, args.boxes, args.masks) if _is_prompted(args) else []
     weights = from_pretrained(args.weights, model=args.model, revision=args.revision)
     if isinstance(weights.model, Sam):
-        if not prompts or args.panoptic is not None:
+        if args.panoptic is not None:
+            raise UserError(
+                f"{args.weights} are weights of Segment Anything, whose masks are of no class and "
+                "may overlap: leave --panoptic out"
+            )
+        if not prompts:
             raise UserError(
                 f"{args.weights} are weights of Segment Anything, which needs --points, --boxes or "
                 "--masks here and names nothing; `jaxseg masks` segments everything"

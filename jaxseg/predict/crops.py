@@ -56,6 +56,8 @@ class Crop(NamedTuple):
 def make_crops(size: Size, layers: int, overlap_ratio: float) -> list[Crop]:
     """The image and the crops of `layers` more layers, the left ones first.
 
+    Images of a few pixels have fewer: a crop without a pixel is none.
+
     Args:
       size: (h, w) of the image.
       overlap_ratio: of the image's short side, that crops of layer 1 share; half in each layer.
@@ -74,7 +76,7 @@ def make_crops(size: Size, layers: int, overlap_ratio: float) -> list[Crop]:
             for left in lefts
             for top in tops
         ]
-    return crops
+    return [crop for crop in crops if min(crop.size) > 0]
 
 
 def point_grid(side: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from jax import lax
 
 from jaxseg.data.segmentation import run_lengths
 from jaxseg.models.sam import Sam
-from jaxseg.ops.masks import masks_to_boxes
+from jaxseg.ops.masks import masks_to_boxes, stability_score
 from jaxseg.ops.nms import nms
 from jaxseg.predict.automatic import Found, Settings, settings
 from jaxseg.predict.crops import Crop, make_crops, near_crop_edge
@@ -196,7 +196,7 @@ class AutomaticMaskGenerator:
 
     def _frame(self, crop: Crop, size: Size) -> Frame:
         canvas = self.predictor.canvas
-        low = (canvas.side // 4,) * 2
+        low = (canvas.low,) * 2
         rows, columns = (
             np.pad(matrix, ((0, -len(matrix) % MULTIPLE), (0, 0)))
             for matrix in canvas.matrices(crop.size, low)
@@ -272,8 +272,7 @@ def _ask(model: Sam, settings: Settings, params, maps, batches, real, frame: Fra
         return logits, iou, keep, *measured
 
     answers = lax.map(ask, (batches, real))
-    logits, iou, keep, inner, outer, area, boxes = (x.reshape(-1, *x.shape[2:]) for x in answers)
-    stability = inner / outer
+    logits, iou, keep, stability, area, boxes = (x.reshape(-1, *x.shape[2:]) for x in answers)
     if settings.stability_score_thresh > 0:
         keep &= stability >= settings.stability_score_thresh
     if settings.max_mask_coverage is not None:
@@ -284,20 +283,17 @@ def _ask(model: Sam, settings: Settings, params, maps, batches, real, frame: Fra
 
 
 def _measure(settings: Settings, frame: Frame, candidate):
-    """Pixels of the mask cut off higher, lower and at the threshold, and its box; zeros for what is
-    dropped already."""
+    """Stability, pixels and box of a mask; zeros for what is dropped already."""
     logits, wanted = candidate
 
     def measure(logits):
         whole = _at_own_size(logits, frame)
-        offset = settings.stability_score_offset
-        counts = (
-            (whole > THRESHOLD + shift).sum(dtype=jnp.int32) for shift in (offset, -offset, 0.0)
-        )
-        return *counts, masks_to_boxes(whole > THRESHOLD)
+        stability = stability_score(whole, THRESHOLD, settings.stability_score_offset)
+        mask = whole > THRESHOLD
+        return stability, mask.sum(dtype=jnp.int32), masks_to_boxes(mask)
 
     def skip(logits):
-        return *(jnp.int32(0),) * 3, jnp.zeros(4, jnp.int32)
+        return jnp.float32(0), jnp.int32(0), jnp.zeros(4, jnp.int32)
 
     return lax.cond(wanted, measure, skip, logits)
 

@@ -10,6 +10,7 @@ it was stopped. One that cannot be read is named and skipped; the exit status is
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -63,17 +64,38 @@ def run(args: argparse.Namespace) -> int:
     check_image_ids("masks", paths)
     targets = {path: args.out / f"{path.stem}.json" for path in paths}
     _check_names(targets)
+    for path in paths:
+        if path.resolve().parent == args.out.resolve():
+            raise UserError(
+                f"--out {args.out} holds the image {path}, and pictures in it would be taken for "
+                "images: choose another folder"
+            )
+    if not args.no_pictures:
+        _check_pictures(targets)
 
     from jaxseg.predict.automatic import settings
 
     wanted = settings(args.preset, **_read_settings(args.set), output_mode="coco_rle")
-    done = _done(args.out, wanted, targets)
+    done = _done(args, _record(args, wanted), targets)
     todo = [path for path in paths if path not in done]
     if done:
         print(f"{len(done)} of {len(paths)} images are done already in {args.out}", file=sys.stderr)
-    skipped = list(_segment(args, wanted, {path: targets[path] for path in todo})) if todo else []
+    skipped: list[Path] = []
+    count = 0
+    if todo:
+        for path, found in _segment(args, wanted, {path: targets[path] for path in todo}):
+            if found is None:
+                skipped.append(path)
+            else:
+                count += found
     made = len(todo) - len(skipped)
-    print(f"{made} images segmented; a JSON file for each is in {args.out}")
+    images = "1 image" if made == 1 else f"{made} images"
+    print(f"{images} segmented, {count} masks; a JSON file for each image is in {args.out}")
+    if made and not count:
+        print(
+            "no mask was sure and stable enough: --set pred_iou_thresh=... stability_score_thresh="
+            "... with lower values keeps more"
+        )
     if skipped:
         print(f"{len(skipped)} skipped: {', '.join(map(str, skipped))}")
     return 1 if skipped else 0
@@ -107,26 +129,44 @@ def _read_settings(words: Sequence[str]) -> dict[str, Any]:
             raise UserError(
                 f"a setting is NAME=VALUE with a number, true, false or null; got {word!r}"
             )
+        if name == "output_mode":
+            raise UserError("output_mode is a setting in Python; these files hold coco_rle")
     return found
 
 
-def _done(folder: Path, wanted: "Settings", targets: dict[Path, Path]) -> set[Path]:
-    """Images whose masks are there.
+def _check_pictures(targets: dict[Path, Path]) -> None:
+    """Refuse to overwrite a picture whose masks are not there."""
+    for target in targets.values():
+        picture = target.with_suffix(".png")
+        if os.path.lexists(picture) and not os.path.lexists(target):
+            raise UserError(
+                f"the picture {picture} would overwrite a file that no run wrote: choose another "
+                "folder with --out, or move the file away"
+            )
+
+
+def _done(args: argparse.Namespace, record: dict[str, Any], targets: dict[Path, Path]) -> set[Path]:
+    """Images whose masks, and pictures if they are wanted, are there.
 
     Raises:
-      UserError: the folder's masks were made with other settings, or a file is no such file.
+      UserError: the folder's masks were made with other weights or settings, or a file is no such
+        file.
     """
-    record = _record(wanted)
-    there = folder / SETTINGS
+    there = args.out / SETTINGS
     if there.exists():
         try:
             before = json.loads(there.read_text(encoding="utf-8"))
         except ValueError:
             before = None
-        if before != record:
+        if not isinstance(before, dict) or set(before) != set(record):
             raise UserError(
-                f"the masks in {folder} were made with other settings ({there} says so): choose "
-                "another folder with --out, or give the same settings to go on"
+                f"{there} was not written by such a run: choose another folder with --out"
+            )
+        if others := [name for name in record if before[name] != record[name]]:
+            raise UserError(
+                f"the masks in {args.out} were made with other weights or settings ({others[0]} "
+                f"was {before[others[0]]!r}): choose another folder with --out, or give the same "
+                "ones to go on"
             )
     done = {path for path, target in targets.items() if os.path.lexists(target)}
     for path in done:
@@ -135,7 +175,9 @@ def _done(folder: Path, wanted: "Settings", targets: dict[Path, Path]) -> set[Pa
                 f"{targets[path]} would be overwritten, and no run wrote it: choose another folder "
                 "with --out, or move the file away"
             )
-    return done
+    if args.no_pictures:
+        return done
+    return {path for path in done if targets[path].with_suffix(".png").exists()}
 
 
 def _is_masks(path: Path) -> bool:
@@ -146,16 +188,21 @@ def _is_masks(path: Path) -> bool:
         return False
 
 
-def _record(wanted: "Settings") -> dict[str, Any]:
+def _record(args: argparse.Namespace, wanted: "Settings") -> dict[str, Any]:
+    """What the masks in a folder are made with."""
     from dataclasses import asdict
 
-    return asdict(wanted)
+    local = Path(args.weights)
+    weights = str(local.resolve()) if local.exists() else args.weights
+    return {"weights": weights, "revision": args.revision, **asdict(wanted)}
 
 
 def _segment(
     args: argparse.Namespace, wanted: "Settings", targets: dict[Path, Path]
-) -> Iterator[Path]:
-    """Write the masks of all images; yields those that were skipped."""
+) -> Iterator[tuple[Path, int | None]]:
+    """Write the masks of all images; yields how many each has, None where it was skipped."""
+    from dataclasses import asdict
+
     from tqdm import tqdm
 
     from jaxseg.predict.draw_masks import draw_masks
@@ -164,22 +211,25 @@ def _segment(
     from jaxseg.predict.result import write_json
 
     generator = AutomaticMaskGenerator.from_pretrained(
-        args.weights, revision=args.revision, **_record(wanted)
+        args.weights, revision=args.revision, **asdict(wanted)
     )
-    write_json(args.out / SETTINGS, _record(wanted))
     for path, target in tqdm(targets.items(), unit="image", disable=None):
         try:
             pixels = load_image(path)
             found = generator.find(pixels)
             size = pixels.shape[:2]
-            if not args.no_pictures:
-                picture = target.with_suffix(".png")
-                draw_masks(pixels, [mask.mask(size) for mask in found]).save(picture)
-            # Last, as it says that the image is done.
+            write_json(args.out / SETTINGS, _record(args, wanted))
+            # First, so that a picture without masks beside it is never one of these.
             write_json(target, sa1b_form(path, size, [m.record(size, "coco_rle") for m in found]))
-        except UserError as error:
-            tqdm.write(f"skipped: {error}", file=sys.stderr)
-            yield path
+            if not args.no_pictures:
+                partial = target.with_suffix(".partial.png")
+                draw_masks(pixels, [mask.mask(size) for mask in found]).save(partial)
+                partial.replace(target.with_suffix(".png"))
+            yield path, len(found)
+        except (UserError, OSError) as error:
+            reason = error if isinstance(error, UserError) else f"cannot write {target}: {error}"
+            tqdm.write(f"skipped: {reason}", file=sys.stderr)
+            yield path, None
 
 
 def sa1b_form(path: Path, size: tuple[int, int], records: Sequence[dict]) -> dict[str, Any]:
@@ -191,4 +241,8 @@ def sa1b_form(path: Path, size: tuple[int, int], records: Sequence[dict]) -> dic
         "height": height,
         "file_name": path.name,
     }
+    for record in records:
+        # No logit above either threshold: JSON has no word for 0 / 0.
+        if not math.isfinite(record["stability_score"]):
+            record["stability_score"] = None
     return {"image": image, "annotations": [{"id": i, **r} for i, r in enumerate(records)]}

@@ -1,13 +1,15 @@
 """The same prompts for every image, answered as a detector answers: one mask for each object."""
 
 from collections.abc import Iterable, Sequence
+from os import PathLike
+from zipfile import BadZipFile
 
 import numpy as np
 
 from jaxseg.errors import UserError
 from jaxseg.predict.preprocess import ImageSource, Prepared
 from jaxseg.predict.prompts import Prompt
-from jaxseg.predict.result import Prediction
+from jaxseg.predict.result import Prediction, warn_not_finite
 from jaxseg.predict.sam_predictor import SamPredictor, Segmented
 
 Numbers = Sequence[float]
@@ -24,8 +26,13 @@ class Prompter:
     classes = None  # masks have no names
 
     def __init__(self, predictor: SamPredictor, prompts: Sequence[Prompt], batch_size: int = 1):
+        """Take prompts.
+
+        Raises:
+          UserError: a prompt cannot be meant of any image.
+        """
         self.predictor = predictor
-        self.prompts = list(prompts)
+        self.prompts = [prompt.checked(None, predictor.canvas.low) for prompt in prompts]
         self.batch_size = batch_size
 
     def prepare(self, image: ImageSource) -> Prepared:
@@ -36,7 +43,11 @@ class Prompter:
         """
         prepared = self.predictor.prepare(image)
         for prompt in self.prompts:
-            prompt.checked(prepared.size, self.predictor.canvas.side // 4)
+            try:
+                prompt.checked(prepared.size, self.predictor.canvas.low)
+            except UserError as error:
+                named = f"{image}: " if isinstance(image, str | PathLike) else ""
+                raise UserError(f"{named}{error}") from None
         return prepared
 
     def detect(self, prepared: Iterable[Prepared], threshold: float) -> list[Prediction]:
@@ -80,7 +91,10 @@ def _prediction(answers: Sequence[Segmented], size, threshold: float) -> Predict
     best = [int(answer.iou.argmax()) for answer in answers]
     scores = np.asarray([a.iou[i] for a, i in zip(answers, best, strict=True)], np.float32)
     masks = np.stack([a.masks[i] for a, i in zip(answers, best, strict=True)])
-    keep = np.flatnonzero((scores >= threshold) | (threshold == 0))
+    finite = np.isfinite(scores)
+    warn_not_finite(finite)
+    keep = np.flatnonzero(((scores >= threshold) | (threshold == 0)) & finite)
+    keep = keep[np.argsort(-scores[keep], kind="stable")]
     return Prediction(
         boxes=np.stack([_box(mask) for mask in masks])[keep],
         scores=scores[keep],
@@ -122,7 +136,7 @@ def read_prompts(points: Sequence[str], boxes: Sequence[str], masks: Sequence[st
             "points are of one object: give at most one box or mask beside them, or several boxes "
             "without points"
         )
-    if min(kinds) > 0 and frames and len(frames) != len(logits):
+    if min(kinds) > 0 and len(frames) != len(logits):
         raise UserError(
             f"give as many masks as boxes, or none; got {len(logits)} and {len(frames)}"
         )
@@ -153,7 +167,8 @@ def _numbers(option: str, word: str, counts: tuple[int, ...]) -> np.ndarray:
 def _read_mask(name: str) -> np.ndarray:
     try:
         return np.load(name, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"--masks takes .npy files of low-resolution logits; cannot read {name}: {error}"
-        ) from None
+    except OSError as error:
+        why = error.strerror or error
+    except (EOFError, ValueError, BadZipFile):
+        why = "it is no array that numpy.save wrote"
+    raise UserError(f"--masks takes .npy files of low-resolution logits; cannot read {name}: {why}")

@@ -29,20 +29,20 @@ class Prompt:
     box: np.ndarray | None = None
     mask: np.ndarray | None = None
 
-    def checked(self, size: Size, side: int) -> "Prompt":
+    def checked(self, size: Size | None, side: int) -> "Prompt":
         """The same as arrays.
 
         Args:
-          size: (h, w) of the image.
+          size: (h, w) of the image; None leaves out whether the prompt lies on it.
           side: of masks.
 
         Raises:
           UserError: shapes or values that cannot be meant.
         """
         points, labels = self._checked_points(size)
-        return Prompt(points, labels, self._checked_box(), self._checked_mask(side))
+        return Prompt(points, labels, self._checked_box(size), self._checked_mask(side))
 
-    def _checked_points(self, size: Size):
+    def _checked_points(self, size: Size | None):
         if self.points is None and self.labels is None:
             return None, None
         if self.points is None or self.labels is None:
@@ -54,6 +54,8 @@ class Prompt:
         points, labels = _numbers("points", self.points), _numbers("labels", self.labels)
         if points.ndim != 2 or points.shape[1] != 2:
             raise UserError(f"points must be (n, 2), x before y; got {points.shape}")
+        if len(points) == 0:
+            raise UserError("points must be one or more; got none: leave points and labels out")
         if labels.shape != points.shape[:1]:
             raise UserError(
                 f"{len(points)} points need labels of the shape ({len(points)},); got "
@@ -64,6 +66,8 @@ class Prompt:
                 f"labels of points are 1 (foreground) and 0 (background), or −1 for what is no "
                 f"point; got {_some(labels)}"
             )
+        if size is None:
+            return points, labels.astype(np.int32)
         height, width = size
         outside = ((points < 0) | (points > (width, height))).any(-1) & (labels != NOT_A_POINT)
         if outside.any():
@@ -73,7 +77,7 @@ class Prompt:
             )
         return points, labels.astype(np.int32)
 
-    def _checked_box(self):
+    def _checked_box(self, size: Size | None):
         if self.box is None:
             return None
         box = _numbers("a box", self.box)
@@ -88,6 +92,14 @@ class Prompt:
                 f"a box's first corner must be above and left of its second, as x0, y0, x1, y1; "
                 f"got {box.tolist()}"
             )
+        if size is None:
+            return box
+        height, width = size
+        if not ((box[:2] < (width, height)) & (box[2:] > 0)).all():
+            raise UserError(
+                f"a box must overlap the image, x in 0..{width} and y in 0..{height}; got "
+                f"{box.tolist()}: it is x0, y0, x1, y1 in pixels of the original image"
+            )
         return box
 
     def _checked_mask(self, side: int):
@@ -96,9 +108,14 @@ class Prompt:
         mask = _numbers("a mask", self.mask)
         mask = mask[0] if mask.ndim == 3 and len(mask) == 1 else mask
         if mask.shape != (side, side):
+            hint = (
+                "choose one of them"
+                if mask.shape[1:] == (side, side)
+                else ("masks at the image's size do not serve")
+            )
             raise UserError(
                 f"a mask prompt must be ({side}, {side}), the low-resolution logits of an earlier "
-                f"answer; got {mask.shape}: masks at the image's size do not serve"
+                f"answer; got {mask.shape}: {hint}"
             )
         return mask
 
@@ -133,7 +150,7 @@ def pad_prompts(prompts: Sequence[Sequence[Prompt]], sizes: Sequence[Size], canv
     points, labels = np.zeros((b, p, n, 2), np.float32), np.zeros((b, p, n), np.int32)
     points_mask = np.zeros((b, p, n), bool)
     boxes, boxes_mask = np.zeros((b, p, 4), np.float32), np.zeros((b, p), bool)
-    side = canvas.side // 4
+    side = canvas.low
     with_masks = any(one.mask is not None for one in every)
     masks = np.zeros((b, p, side, side) if with_masks else 0, np.float32)
     masks_mask = np.zeros((b, p), bool)

@@ -90,7 +90,7 @@ class SamPredictor:
             )
         self.model = model
         self.params = jax.device_put(params)
-        self.canvas = Canvas(model.canvas_size)
+        self.canvas = Canvas(model.canvas_size, model.mask_size)
         self.image = image or ImageConfig()
         self._precision = precision
         self._set: Embedded | None = None
@@ -123,17 +123,22 @@ class SamPredictor:
         return cls(weights.model, weights.params, weights.image, **options)
 
     def set_image(self, image: ImageSource, image_format: str = "RGB") -> None:
-        """Encode an image for the prompts that follow.
+        """Encode an image for the prompts that follow; if it cannot be, none is set.
 
         Args:
           image: see `preprocess.load_image`.
           image_format: "BGR" for arrays whose channels are the other way round.
 
         Raises:
-          UserError: the image cannot be read, or the format is neither.
+          UserError: the image cannot be read, or the format is neither, or not an array's.
         """
+        self.reset_image()
         if image_format not in ("RGB", "BGR"):
             raise UserError(f"image_format must be 'RGB' or 'BGR'; got {image_format!r}")
+        if image_format == "BGR" and not isinstance(image, np.ndarray):
+            raise UserError(
+                f"image_format 'BGR' is for arrays; a {type(image).__name__} is read as RGB anyway"
+            )
         pixels = load_image(image)
         self._set = self.encode([pixels if image_format == "RGB" else pixels[..., ::-1]])
 
@@ -236,9 +241,10 @@ class SamPredictor:
             raise UserError(
                 f"{len(images)} images need as many lists of prompts; got {len(prompts)}"
             )
-        side = self.canvas.side // 4
+        if any(isinstance(sets, Prompt) for sets in prompts):
+            raise UserError("give a list of prompts for each image, [[prompt], ...]; got prompts")
         checked = [
-            [prompt.checked(size, side) for prompt in sets]
+            [prompt.checked(size, self.canvas.low) for prompt in sets]
             for sets, size in zip(prompts, images.sizes, strict=True)
         ]
         if not any(checked):

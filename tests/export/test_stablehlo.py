@@ -244,3 +244,51 @@ def test_settings_that_cannot_be_are_refused(tmp_path, capsys, arguments, messag
     assert main(["export", str(weights), str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_models_files_and_platform_are_checked(folder, sam, tmp_path):
+    out = tmp_path / "copy"
+    pretrained = from_pretrained(folder / "weights")
+    write_export(pretrained, out)
+    info = json.loads((out / INFO).read_text())
+    info["functions"]["decode"]["sha256"] = "0" * 64
+    (out / INFO).write_text(json.dumps(info))
+    with pytest.raises(UserError, match=r"decode\.safetensors, or it is damaged \(its SHA-256"):
+        load(out)
+    write_export(pretrained, out, platforms=["tpu"])
+    with pytest.raises(UserError, match="exported for tpu, and this process computes on cpu"):
+        load(out)
+    info = json.loads((out / INFO).read_text())
+    del info["form"]
+    (out / INFO).write_text(json.dumps(info))
+    with pytest.raises(UserError, match="lacks 'form': export again"):
+        load(out)
+
+
+def test_what_lies_beside_an_export_is_not_replaced_with_it(folder, sam, tmp_path):
+    out = tmp_path / "copy"
+    pretrained = from_pretrained(folder / "weights")
+    write_export(pretrained, out)
+    (out / "mine.safetensors").write_bytes(b"all of it")
+    with pytest.raises(UserError, match=r"mine\.safetensors.*which would be lost"):
+        write_export(pretrained, out)
+    assert (out / "mine.safetensors").read_bytes() == b"all of it"
+
+
+def test_segment_anything_has_one_canvas(folder, sam, tmp_path, capsys):
+    command = ["export", str(folder / "weights"), str(tmp_path / "out"), "--canvas", "64x64"]
+    assert main(command) == 2
+    assert "Segment Anything's canvas is 128x128" in capsys.readouterr().err
+
+
+def test_half_precision_inside_is_float32_outside(folder, predictor):
+    pretrained = from_pretrained(folder / "weights", dtype="bfloat16")
+    write_export(pretrained, folder / "half")
+    half = load(folder / "half")
+    embedding = half["encode"](pixels=CANVASES, sizes=SIZES)["embedding"]
+    assert embedding.dtype == np.float32
+    wanted = np.asarray(predictor.encode(crops()).maps)
+    difference = np.abs(np.asarray(embedding) - wanted).max() / np.abs(wanted).max()
+    assert 1e-6 < difference < 5e-2
+    answer = half["decode"](embedding=embedding[:1], boxes=[[[3, 4, 30, 25]]])
+    assert answer["logits"].dtype == answer["iou"].dtype == np.float32

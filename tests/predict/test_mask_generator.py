@@ -141,8 +141,8 @@ def test_masks_are_drawn_over_the_image(records):
         ({"points_per_side": None}, "either points_per_side or point_grids; got neither"),
         ({"point_grids": [np.zeros((1, 2))]}, "either points_per_side or point_grids; got both"),
         ({"output_mode": "png"}, "must be one of binary_mask, .*; got 'png'"),
-        ({"points_per_batch": 0}, "points_per_batch must be 1 or more; got 0"),
-        ({"crop_n_layers": -1}, "crop_n_layers must be 0 or more; got -1"),
+        ({"points_per_batch": 0}, "points_per_batch must be a whole number, 1 or more; got 0"),
+        ({"crop_n_layers": -1}, "crop_n_layers must be a whole number, 0 to 8; got -1"),
         (
             {"points_per_side": None, "point_grids": [np.zeros((1, 2))], "crop_n_layers": 1},
             "needs 2 point_grids, .*; got 1",
@@ -150,6 +150,13 @@ def test_masks_are_drawn_over_the_image(records):
         (
             {"points_per_side": 1, "crop_n_layers": 1, "crop_n_points_downscale_factor": 2},
             r"that of layer 1 is \(0, 2\)",
+        ),
+        ({"crop_n_layers": 1.0}, "crop_n_layers must be a whole number, 0 to 8; got 1.0"),
+        ({"box_nms_thresh": -3}, r"box_nms_thresh must lie in \[0, 1\]; got -3"),
+        ({"crop_overlap_ratio": 1.5}, r"crop_overlap_ratio must lie in \[0, 1\]; got 1.5"),
+        (
+            {"points_per_side": None, "point_grids": [np.array([[0.5, 2.0]])]},
+            r"points of a grid must lie in \[0, 1\]; layer 0's do not",
         ),
         ({"points": 3}, "no setting 'points'; there are points_per_side, "),
     ],
@@ -159,6 +166,19 @@ def test_settings_that_do_not_fit_are_refused(changes, message):
         settings("release", **changes)
     with pytest.raises(UserError, match="no preset 'best'; there are release, sa1b"):
         settings("best")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 5), (6, 6)])
+def test_images_of_a_few_pixels_have_fewer_crops(weights, size):
+    crops = make_crops(size, 2, 512 / 1500)
+    assert crops[0].size == size
+    for crop in crops:
+        left, top, right, bottom = crop.box
+        assert 0 <= left < right <= size[1]
+        assert 0 <= top < bottom <= size[0]
+    few = ALL | {"points_per_side": 1, "crop_n_layers": 2}
+    found = AutomaticMaskGenerator(*weights, **few).generate(IMAGE[: size[0], : size[1]])
+    assert isinstance(found, list)
 
 
 def test_presets_are_changed_by_name():

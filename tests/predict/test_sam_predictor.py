@@ -130,6 +130,23 @@ def test_the_embedding_is_kept_until_it_is_reset(predictor):
         predictor.predict([[1, 1]], [1])
 
 
+def test_an_image_that_cannot_be_read_is_not_answered_for_by_another(predictor, tmp_path):
+    predictor.set_image(IMAGES[0])
+    with pytest.raises(UserError, match="none"):
+        predictor.set_image(tmp_path / "none.png")
+    with pytest.raises(UserError, match="no image is set"):
+        predictor.predict([[1, 1]], [1])
+
+
+def test_a_model_of_small_patches_takes_its_own_masks():
+    predictor = SamPredictor(*small_sam(patch=8))
+    predictor.set_image(IMAGES[0])
+    first = predictor.predict([[10, 20]], [1])
+    assert first.low_res.shape == (3, 64, 64)
+    again = predictor.predict([[10, 20]], [1], mask_input=first.low_res[0], return_logits=True)
+    assert again.masks.shape == (3, 96, 64)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -149,6 +166,9 @@ def test_the_embedding_is_kept_until_it_is_reset(predictor):
         ({"point_coords": [[np.nan, 1]], "point_labels": [1]}, "points must be finite; got nan"),
         ({"box": [10, 3, 2, 9]}, r"first corner must be above and left.*got \[10\.0, 3\.0"),
         ({"box": [2, 3, 2, 9]}, "first corner must be above and left"),
+        ({"box": [64, 3, 70, 9]}, r"must overlap the image, x in 0\.\.64.*; got \[64\.0, 3\.0"),
+        ({"box": [-9, -9, -1, -1]}, "must overlap the image"),
+        ({"point_coords": np.zeros((0, 2)), "point_labels": []}, "one or more; got none"),
         ({"box": [[1, 1, 2, 2], [1, 1, 3, 3]]}, r"a box must be \(4,\).*; got \(2, 4\)"),
         ({"mask_input": np.zeros((96, 64))}, r"must be \(32, 32\), .*; got \(96, 64\)"),
     ],
@@ -162,10 +182,14 @@ def test_a_prompt_that_cannot_be_meant_is_refused(predictor, given, message):
 def test_what_does_not_fit_the_predictor_is_refused(predictor):
     with pytest.raises(UserError, match="2 images need as many lists of prompts; got 1"):
         predictor.segment(predictor.encode(IMAGES[:2]), [PROMPTS])
+    with pytest.raises(UserError, match="a list of prompts for each image"):
+        predictor.segment(predictor.encode(IMAGES[:2]), PROMPTS[:2])
     with pytest.raises(UserError, match="give at least one image"):
         predictor.encode([])
     with pytest.raises(UserError, match="image_format must be 'RGB' or 'BGR'; got 'HSV'"):
         predictor.set_image(IMAGES[0], "HSV")
+    with pytest.raises(UserError, match="'BGR' is for arrays; a Image is read as RGB anyway"):
+        predictor.set_image(Image.fromarray(IMAGES[0]), "BGR")
     with pytest.raises(UserError, match="too narrow: its short side"):
         predictor.set_image(np.zeros((1, 4000, 3), np.uint8))
     with pytest.raises(UserError, match="need a Segment Anything model; got a Detr"):

@@ -175,8 +175,8 @@ def write_sam_config(model: Sam) -> dict[str, Any]:
     }
 
 
-def write_sam_preprocessor(image, side: int) -> dict[str, Any]:
-    """The `preprocessor_config.json` of a model whose canvas has a side."""
+def write_sam_preprocessor(image, side: int, low: int) -> dict[str, Any]:
+    """The `preprocessor_config.json` of a model whose canvas and masks have these sides."""
     return {
         "image_processor_type": "SamImageProcessor",
         "do_convert_rgb": True,
@@ -190,6 +190,6 @@ def write_sam_preprocessor(image, side: int) -> dict[str, Any]:
         "image_std": list(image.std),
         "size": {"longest_edge": side},
         "pad_size": {"height": side, "width": side},
-        "mask_size": {"longest_edge": side // 4},
-        "mask_pad_size": {"height": side // 4, "width": side // 4},
+        "mask_size": {"longest_edge": low},
+        "mask_pad_size": {"height": low, "width": low},
     }

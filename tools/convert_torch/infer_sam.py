@@ -33,7 +33,7 @@ def infer_sam(
       UserError: no Segment Anything, or a model that the file contradicts.
     """
     try:
-        kwargs = _encoder_sizes(state) | _decoder_sizes(state)
+        kwargs = _encoder_sizes(state, file_name) | _decoder_sizes(state)
     except KeyError as error:
         raise UserError(f"{file_name} lacks {error}, which every such checkpoint has") from None
     except (ValueError, IndexError):
@@ -55,7 +55,7 @@ def infer_sam(
     return Inferred(name, kwargs, notes)
 
 
-def _encoder_sizes(state) -> dict[str, Any]:
+def _encoder_sizes(state, file_name: str) -> dict[str, Any]:
     _, grid, _, width = state["image_encoder.pos_embed"].shape
     patch = state["image_encoder.patch_embed.proj.weight"].shape[-1]
     depth = count_layers(state, r"image_encoder\.blocks\.(\d+)\.")
@@ -71,7 +71,8 @@ def _encoder_sizes(state) -> dict[str, Any]:
         "relative": tables[0] is not None,
     }
     if not sizes["relative"]:
-        raise UserError("it has no relative positions, which say where its windows are")
+        raise UserError(f"{file_name} has no relative positions, which say where its windows are")
+    tables = [tables[0] if table is None else table for table in tables]  # reported as missing
     whole = [len(table) == 2 * grid - 1 for table in tables]
     sides = [(len(table) + 1) // 2 for table in tables]
     windows = {side for side, is_global in zip(sides, whole, strict=True) if not is_global}

@@ -230,7 +230,7 @@ def _write_sam_folder(pretrained: Pretrained, folder: Path) -> int:
     config = write_sam_config(model)
     origin = pretrained.origin if _form(pretrained) == form else None
     state = revert(TABLES[form], pretrained.params, origin)
-    preprocessor = write_sam_preprocessor(pretrained.image, model.canvas_size)
+    preprocessor = write_sam_preprocessor(pretrained.image, model.canvas_size, model.mask_size)
     _write_folder(folder, state, config, preprocessor)
     return len(state)
 

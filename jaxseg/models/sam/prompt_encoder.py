@@ -197,6 +197,16 @@ def check_prompts(prompts: Prompts, side: int) -> None:
             f"masks must be (image, set, {side}, {side}), logits as the model returns them; got "
             f"{masks.shape}"
         )
+    for kind, mask in (("points", prompts.points_mask), ("boxes", prompts.boxes_mask),
+                       ("masks", prompts.masks_mask)):  # fmt: skip
+        of = getattr(prompts, kind)
+        wanted = None if of is None else of.shape[: 3 if kind == "points" else 2]
+        if mask is not None and mask.shape != wanted:
+            raise ValueError(
+                f"{kind}_mask says which {kind} are real, and must be {wanted}; got {mask.shape}"
+                if of is not None
+                else f"{kind}_mask came without {kind}"
+            )
     counts = {
         name: x.shape[:2] for name, x in (("points", points), ("boxes", boxes)) if x is not None
     }

@@ -36,6 +36,11 @@ class Sam(nn.Module):
         """Pixels of a side of the canvas that every image lies on."""
         return self.prompt_encoder.image_size
 
+    @property
+    def mask_size(self) -> int:
+        """Logits of a side of a mask, as it comes and as a prompt."""
+        return 4 * self.prompt_encoder.grid
+
     def __call__(
         self, images: Images, prompts: Prompts | None = None, train: bool = False
     ) -> Masks:
@@ -73,5 +78,17 @@ class Sam(nn.Module):
         Raises:
           ValueError: prompts whose shapes do not fit (see `check_prompts`).
         """
+        batch, grid = embedding.shape[0], self.prompt_encoder.grid
+        if embedding.shape[1:3] != (grid, grid):
+            raise ValueError(
+                f"embeddings of this model are {grid} × {grid}; got {embedding.shape[1]} × "
+                f"{embedding.shape[2]}: take those of its own encode"
+            )
+        given = (x for x in (prompts.points, prompts.boxes, prompts.masks) if x is not None)
+        if any(x.shape[0] not in (1, batch) for x in given):
+            raise ValueError(
+                f"prompts must be for as many images as there are embeddings, {batch}; got those "
+                f"for {prompts.images}"
+            )
         encoded = self.prompt_encoder(prompts)
         return self.mask_decoder(embedding, self.prompt_encoder.position(), encoded, train)
