@@ -26,8 +26,9 @@ def test_on_a_plain_transformer_an_image_has_the_result_it_has_alone():
     one, other = noise(90, 120, 1), noise(128, 70, 2)
     alone = run({"params": params}, images(one, canvas=(128, 128)))
     found = run({"params": params}, images(one, other, canvas=(128, 256)))
-    np.testing.assert_allclose(found.boxes[:, :1], alone.boxes, rtol=0, atol=5e-6)
-    atol = 5e-5 * np.abs(alone.logits).max()  # random weights make large ones of roundings
+    # Two programs of other shapes round otherwise, which random weights enlarge.
+    np.testing.assert_allclose(found.boxes[:, :1], alone.boxes, rtol=0, atol=2e-5)
+    atol = 5e-5 * np.abs(alone.logits).max()
     np.testing.assert_allclose(found.logits[:, :1], alone.logits, rtol=0, atol=atol)
     # Five rows and seven columns of tokens, of which pooling leaves out the last.
     odd = noise(80, 112, 3)
