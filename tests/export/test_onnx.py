@@ -77,10 +77,10 @@ def test_detectors_for_a_canvas(tmp_path, capsys, name):
         save_dino(weights)
     else:
         save_tiny(weights, name=name)
-    command = ["export", str(weights), str(tmp_path / "out"), "--to", "onnx", "--canvas", "64x96"]
+    command = ["export", str(weights), str(tmp_path / "out"), "--to", "onnx", "--canvas", "64x128"]
     assert main(command) == 0
     assert "ONNX Runtime differs by" in capsys.readouterr().out
-    session = onnxruntime.InferenceSession(tmp_path / "out" / "detect-64x96.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "out" / "detect-64x128.onnx")
     names = [one.name for one in session.get_outputs()]
     assert names[:3] == ["boxes", "scores", "labels"]
 
