@@ -9,8 +9,8 @@ the whole process.
 On two cores of a virtual x86 server with 24 GB (AMD Zen 5, jax 0.10.2), otherwise idle, ViT-H:
 
                 encode    temporary   64 prompts   temporary   whole process
-    float32     22.6 s     0.35 GiB      1.65 s     1.25 GiB      4.5 GiB
-    bfloat16    23.4 s     1.82 GiB      1.74 s     1.31 GiB      5.0 GiB
+    float32     23.1 s     0.34 GiB      1.42 s     1.31 GiB      4.8 GiB
+    bfloat16    24.1 s     1.82 GiB      1.57 s     1.25 GiB      5.2 GiB
 """
 
 import argparse
