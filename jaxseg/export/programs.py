@@ -85,7 +85,7 @@ def _sam(pretrained: Pretrained) -> list[Program]:
     model = pretrained.model
     predictor = SamPredictor(model, pretrained.params, pretrained.image)
     side, encoder = model.canvas_size, model.prompt_encoder
-    grid, width, low = encoder.grid, encoder.width, 4 * encoder.grid
+    grid, width, low = encoder.grid, encoder.width, model.mask_size
     count = 1 + model.mask_decoder.multimask_outputs
 
     def encode(params: Arrays, inputs: Arrays) -> dict[str, Array]:

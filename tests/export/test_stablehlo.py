@@ -48,14 +48,14 @@ def crops():
     return [canvas[:h, :w] for canvas, (h, w) in zip(CANVASES, SIZES, strict=True)]
 
 
-def near(found, wanted):
+def assert_near(found, wanted):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
 
 
 def test_an_encoder_for_any_number_of_images(sam, embedding, predictor):
-    near(embedding, predictor.encode(crops()).maps)
+    assert_near(embedding, predictor.encode(crops()).maps)
     alone = sam["encode"](pixels=CANVASES[1:], sizes=SIZES[1:])["embedding"]
-    near(alone, embedding[1:])
+    assert_near(alone, embedding[1:])
 
 
 LOGITS = RNG.normal(size=(32, 32)).astype(np.float32)
@@ -97,8 +97,8 @@ def test_a_decoder_for_any_prompts(sam, embedding, predictor, given, prompts):
     answer = sam["decode"](embedding=embedding[:1], **given)
     predictor.set_image(crops()[0])
     wanted = predictor.predict_all(prompts)
-    near(answer["logits"][0, :, 1:], np.stack([one.low_res for one in wanted]))
-    near(answer["iou"][0, :, 1:], np.stack([one.iou for one in wanted]))
+    assert_near(answer["logits"][0, :, 1:], np.stack([one.low_res for one in wanted]))
+    assert_near(answer["iou"][0, :, 1:], np.stack([one.iou for one in wanted]))
 
 
 def test_it_runs_without_the_models_code(sam, embedding, folder):
@@ -117,7 +117,7 @@ print(foreign, own)
         [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[] ['jaxseg.errors', 'jaxseg.exported']"
-    near(np.load(folder / "found.npy"), embedding)
+    assert_near(np.load(folder / "found.npy"), embedding)
 
 
 def test_its_programs_are_for_several_platforms(folder, sam):
@@ -208,8 +208,8 @@ def test_a_detector_with_a_program_for_each_canvas(detector):
         )
         wanted = detector(image, threshold=0.0)
         order = np.argsort(-np.asarray(found["scores"][0]), kind="stable")
-        near(np.asarray(found["scores"][0])[order], wanted.scores)
-        near(np.asarray(found["boxes"][0])[order], wanted.boxes)
+        assert_near(np.asarray(found["scores"][0])[order], wanted.scores)
+        assert_near(np.asarray(found["boxes"][0])[order], wanted.boxes)
         if "mask_logits" in found:
             assert found["mask_logits"].shape[:2] == found["boxes"].shape[:2]
     assert exported.info["classes"]
@@ -226,7 +226,7 @@ def test_deformable_attention_has_a_form_for_each_platform(tmp_path):
     found = exported["detect"](pixels=np.stack(images), sizes=sizes, original_sizes=sizes)
     detector = Detector(pretrained.model, pretrained.params, buckets=[(64, 64)])
     for scores, image in zip(found["scores"], images, strict=True):
-        near(np.sort(scores)[::-1], detector(image, threshold=0.0).scores)
+        assert_near(np.sort(scores)[::-1], detector(image, threshold=0.0).scores)
 
 
 @pytest.mark.parametrize(

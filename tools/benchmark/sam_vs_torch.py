@@ -16,8 +16,8 @@ idle, ViT-B:
     decoder, 1 prompt            1.77
     decoder, 16 prompts          3.35
     decoder, 64 prompts          3.64
-    automatic masks, few left    2.69
-    automatic masks, all left    2.94
+    automatic masks, few left    3.09
+    automatic masks, all left    3.25
 """
 
 import argparse

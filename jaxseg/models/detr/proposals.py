@@ -83,6 +83,7 @@ def propose(
         # A canvas of fewer tokens has fewer queries (the originals end with an error).
         count = min(count, score.shape[1])
         index = jax.lax.top_k(jax.lax.stop_gradient(placed), count)[1]
+    # ONNX Runtime cannot fill up booleans, as other modes would where an index is out of range.
     real = jnp.take_along_axis(encoded.mask, index, 1, mode="clip") if padding_last else None
     return Proposals(features, logits, anchors, score, index, real)
 

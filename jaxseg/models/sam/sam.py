@@ -84,8 +84,7 @@ class Sam(nn.Module):
                 f"embeddings of this model are {grid} × {grid}; got {embedding.shape[1]} × "
                 f"{embedding.shape[2]}: take those of its own encode"
             )
-        given = (x for x in (prompts.points, prompts.boxes, prompts.masks) if x is not None)
-        if any(x.shape[0] not in (1, batch) for x in given):
+        if prompts.images not in (1, batch):
             raise ValueError(
                 f"prompts must be for as many images as there are embeddings, {batch}; got those "
                 f"for {prompts.images}"
