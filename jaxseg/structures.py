@@ -43,6 +43,24 @@ class Features:
 
 
 @flax.struct.dataclass
+class Captions:
+    """What to look for in each image, as a text encoder reads it.
+
+    Attributes:
+      ids: of the tokens; anything on padding.
+      mask: True on real tokens, the special ones and full stops included.
+      attend: True where the token of the row may attend that of the column: within its own
+        phrase, and to itself.
+      positions: of each token within its phrase.
+    """
+
+    ids: Int[Array, "b s"]
+    mask: Bool[Array, "b s"]
+    attend: Bool[Array, "b s s"]
+    positions: Int[Array, "b s"]
+
+
+@flax.struct.dataclass
 class Targets:
     """The objects of each image, padded to t slots.
 
@@ -51,12 +69,15 @@ class Targets:
       boxes: cxcywh in [0, 1] of the image's own extent on the canvas (not of the canvas).
       mask: True on real objects.
       masks: optional object masks on the images' canvas, False on padding.
+      tokens: True on the tokens of the image's caption that name the object, where classes are
+        named by a caption.
     """
 
     labels: Int[Array, "b t"]
     boxes: Float[Array, "b t 4"]
     mask: Bool[Array, "b t"]
     masks: Bool[Array, "b t h w"] | None = None
+    tokens: Bool[Array, "b t s"] | None = None
 
 
 @flax.struct.dataclass
@@ -70,6 +91,7 @@ class Batch:
       sizes: (h, w) of each image on the canvas.
       original_sizes: (h, w) of each image's file, the frame that detections are returned in.
       mask: True on real images; False on the rows that fill up the last batch.
+      captions: what to look for in each image, for models that are told.
     """
 
     images: Images
@@ -78,6 +100,7 @@ class Batch:
     sizes: Int[Array, "b 2"]
     original_sizes: Int[Array, "b 2"]
     mask: Bool[Array, " b"]
+    captions: Captions | None = None
 
 
 @flax.struct.dataclass

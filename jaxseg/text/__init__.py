@@ -1,0 +1,1 @@
+"""Text encoders, their tokenisers, and where in a caption its phrases stand."""
