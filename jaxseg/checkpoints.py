@@ -7,6 +7,7 @@ output = pretrained.model.apply({"params": pretrained.params}, images)
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from jaxseg.native import is_native
 from jaxseg.params import abstract_params, flatten, unflatten
 from jaxseg.pretrained import ImageConfig, Pretrained, Source, assemble, check_shapes
 from jaxseg.probe import record_probe
+from jaxseg.text.vocabulary import find_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,7 @@ def save_pretrained(
     origin: Mapping[str, Any] | None = None,
     notes: Sequence[str] = (),
     dropped: Sequence[str] = (),
+    vocabulary: str | os.PathLike | None = None,
     probe: bool = True,
     replace: bool = True,
 ) -> None:
@@ -56,6 +59,7 @@ def save_pretrained(
       params: nested arrays of the model.
       origin: `Pretrained.origin`, so that the official form can be written again.
       notes, dropped: of `Source`, to be told again by whoever loads the folder.
+      vocabulary: a vocab.txt or tokenizer.json, to lie beside the weights.
       probe: store the digests that `jaxseg verify` compares with (one small forward pass).
       replace: overwrite native weights that are there.
 
@@ -85,6 +89,8 @@ def save_pretrained(
         if probe:
             record = record_probe(model_name, model_kwargs, unflatten(flat), image)
             native.write_json(folder / native.PROBE, record)
+        if vocabulary is not None:
+            shutil.copyfile(vocabulary, folder / Path(vocabulary).name)
         native.write_json(folder / native.CONFIG, config)
 
     native.write_folder(directory, write, replace=replace)
@@ -248,6 +254,7 @@ def save_source(source: Source, directory: str | os.PathLike, **options: Any) ->
         classes=source.classes,
         image=source.image,
         origin=source.origin,
+        vocabulary=source.vocabulary,
         **options,
     )
 
@@ -276,7 +283,7 @@ def _open_native(directory: Path) -> Source:
             f'{labels}; mend its "classes", or set them to null'
         )
     flat = native.read_weights(directory / native.WEIGHTS)
-    about = (classes, image, config.get("origin"), *told)
+    about = (classes, image, config.get("origin"), *told, find_vocabulary(directory))
     return Source(flat, config["model"], config["kwargs"], *about)
 
 

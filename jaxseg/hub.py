@@ -19,11 +19,12 @@ from jaxseg.errors import UserError
 CONFIGS = ["config.json", "preprocessor_config.json", "probe.json"]
 SAFETENSORS = ["model*.safetensors", "model*.safetensors.index.json"]
 PICKLES = ["pytorch_model*.bin", "pytorch_model*.bin.index.json"]
+VOCABULARIES = ["tokenizer.json", "vocab.txt"]
 CONVERSION = 2  # raised when a conversion changes, so that older results are not used again
 
 
 def fetch(repo: str, revision: str | None = None, local_files_only: bool | None = None) -> Path:
-    """A snapshot folder with config and weights, named after its commit.
+    """A snapshot folder with config, vocabulary and weights, named after its commit.
 
     Pickled weights are fetched only where a repository has no safetensors.
 
@@ -34,10 +35,21 @@ def fetch(repo: str, revision: str | None = None, local_files_only: bool | None 
       UserError: no such repository or revision, no access, or not in the cache when offline.
     """
     offline = _offline() if local_files_only is None else local_files_only
-    folder = _snapshot(repo, revision, offline, CONFIGS + SAFETENSORS)
+    folder = _snapshot(repo, revision, offline, CONFIGS + VOCABULARIES + SAFETENSORS)
     if not any(folder.glob("*.safetensors")):
-        folder = _snapshot(repo, revision, offline, CONFIGS + PICKLES)
+        folder = _snapshot(repo, revision, offline, CONFIGS + VOCABULARIES + PICKLES)
     return folder
+
+
+def fetch_vocabulary(
+    repo: str, revision: str | None = None, local_files_only: bool | None = None
+) -> Path:
+    """A snapshot folder with what a tokeniser is read from, if the repository has it.
+
+    Args and errors are those of `fetch`.
+    """
+    offline = _offline() if local_files_only is None else local_files_only
+    return _snapshot(repo, revision, offline, VOCABULARIES)
 
 
 def _offline() -> bool:

@@ -21,6 +21,7 @@ from safetensors.numpy import save_file
 
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS, build
+from jaxseg.text.vocabulary import NAMES as VOCABULARIES
 
 WEIGHTS, CONFIG, PROBE = "model.safetensors", "config.json", "probe.json"
 FORMAT = 1
@@ -127,7 +128,7 @@ def is_native(directory: Path) -> bool:
     return isinstance(config, dict) and config.get("format") == "jaxseg"
 
 
-PARTS = (WEIGHTS, CONFIG, PROBE, "preprocessor_config.json")
+PARTS = (WEIGHTS, CONFIG, PROBE, "preprocessor_config.json", *VOCABULARIES)
 NATIVE = Kind("jaxseg's native weights", PARTS.__contains__, is_native)
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,11 @@ from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.ops.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxseg.params import abstract_inputs, abstract_params, flatten, unflatten
+from jaxseg.text.wordpiece import WordPiece
+from jaxseg.vocabularies import load_tokenizer
 
+# Whose vocabulary Grounding DINO was trained with.
+BERT = "google-bert/bert-base-uncased"
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +55,8 @@ class Pretrained(NamedTuple):
       name, kwargs: what `models.build` made the model from.
       origin: what the way back to the source's own form needs, None for weights made here.
       fresh: flat paths of parameters that were drawn at random, for other classes.
+      vocabulary: file that the texts of a model with a text encoder are tokenised by, if the
+        source has one.
     """
 
     model: nn.Module
@@ -60,6 +67,29 @@ class Pretrained(NamedTuple):
     kwargs: dict[str, Any]
     origin: dict[str, Any] | None = None
     fresh: frozenset[str] = frozenset()
+    vocabulary: Path | None = None
+
+    def tokenizer(self, vocabulary: str | Path | None = None) -> WordPiece:
+        """What texts are tokenised by.
+
+        Args:
+          vocabulary: a file, folder or Hugging Face id instead of the source's own. Where neither
+            is there, BERT's is taken from the hub's cache, or fetched.
+
+        Raises:
+          UserError: there is none; says what may be given.
+        """
+        given = vocabulary or self.vocabulary
+        if given is not None:
+            return load_tokenizer(given)
+        try:
+            return load_tokenizer(BERT)
+        except UserError as error:
+            raise UserError(
+                f"the weights hold no vocabulary (official files have none), and {BERT}'s is not "
+                f"to be had ({error}); give a vocab.txt, a tokenizer.json, a folder with one of "
+                "them or a Hugging Face id (--vocab, vocabulary= in Python)"
+            ) from None
 
 
 @dataclass
@@ -70,6 +100,7 @@ class Source:
       flat: numpy arrays by flat path.
       notes: what had to be assumed about the model.
       dropped: official keys that were left out on purpose.
+      vocabulary: as in `Pretrained`.
     """
 
     flat: dict[str, np.ndarray]
@@ -80,6 +111,7 @@ class Source:
     origin: dict[str, Any] | None = None
     notes: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    vocabulary: Path | None = None
 
 
 def assemble(
@@ -118,7 +150,7 @@ def assemble(
     names = classes or (None if fresh else source.classes)
     params = unflatten({path: flat[path] for path in shapes})
     about = (source.image, source.name, kwargs, source.origin, frozenset(fresh))
-    return Pretrained(model, params, names, *about)
+    return Pretrained(model, params, names, *about, source.vocabulary)
 
 
 def _other_classes(stored, model, stored_classes, classes) -> bool:

@@ -21,11 +21,15 @@ from flax import linen as nn
 
 from jaxseg import native
 from jaxseg.errors import UserError
+from jaxseg.models.clip import Clip
+from jaxseg.models.grounding_dino import GroundingDino
 from jaxseg.ops.images import canvas_mask, normalize
 from jaxseg.structures import (
     BACKGROUND,
     FOREGROUND,
     NOT_A_POINT,
+    Captions,
+    ClipOutput,
     DetectorOutput,
     Images,
     Masks,
@@ -102,7 +106,9 @@ def run_probe(model: nn.Module, params: Mapping, image: Any) -> list[dict[str, A
     return blocks + [digest(f"output {name}", x) for name, x in outputs.items()]
 
 
-def _outputs(output: DetectorOutput | Masks) -> dict[str, jax.Array]:
+def _outputs(output: DetectorOutput | Masks | ClipOutput) -> dict[str, jax.Array]:
+    if isinstance(output, ClipOutput):
+        return {"logits": output.logits}
     if isinstance(output, Masks):
         return {"logits": output.logits, "iou": output.iou}
     masks = {name: x for name, x in output.extras.items() if name == "masks"}
@@ -143,13 +149,19 @@ class _Trace:
 
 
 def probe_inputs(model: nn.Module, image: Any) -> tuple:
-    """What a model is run on: images, and prompts where it takes them."""
+    """What a model is run on: images, and prompts or texts where it takes them."""
     side = getattr(model, "canvas_size", None)
+    if isinstance(model, Clip):
+        images = _images(side, side, [[side, side]] * 2, image)
+        return images.pixels, _texts(model.text.context, model.text.vocabulary)
     if side is None:
         stride = model.stride
         height, width = 2 * stride, 3 * stride
         sizes = [[height, width], [height - stride // 2, width - stride]]
-        return (_images(height, width, sizes, image),)
+        images = _images(height, width, sizes, image)
+        if isinstance(model, GroundingDino):
+            return images, _captions(len(sizes), model.bert.vocabulary)
+        return (images,)
     return _images(side, side, [[3 * side // 4, side]], image), _prompts(side, model.mask_size)
 
 
@@ -168,6 +180,27 @@ def _prompts(side: int, low: int) -> Prompts:
     boxes = jnp.asarray([[[0.125, 0.25, 0.625, 0.75]]]) * side
     masks = jnp.asarray(_noise(low * low).reshape(1, 1, low, low), jnp.float32) / 16 - 8
     return Prompts(points, labels, None, boxes, None, masks)
+
+
+def _captions(count: int, vocabulary: int, length: int = 8) -> Captions:
+    """Two phrases of three tokens each; the last caption has only the first of them."""
+    ids = _noise(count * length).reshape(count, length).astype(np.int32) * (vocabulary - 1) // 256
+    place = np.arange(length)
+    phrase = np.where((place > 0) & (place < length - 1), 1 + (place - 1) // 3, -place)
+    attend = np.tile(phrase[:, None] == phrase, (count, 1, 1))
+    mask = np.ones((count, length), bool)
+    mask[-1, 4:] = False
+    attend[-1] = np.where(mask[-1][:, None] & mask[-1], attend[-1], np.eye(length, dtype=bool))
+    positions = np.where(mask & (phrase > 0), (place - 1) % 3, 0).astype(np.int32)
+    return jax.tree.map(jnp.asarray, Captions(ids, mask, attend, positions))
+
+
+def _texts(context: int, vocabulary: int) -> jax.Array:
+    """Ids of two texts; one ends in the middle and is padded with zeros."""
+    ids = _noise(2 * context).reshape(2, context).astype(np.int32) * (vocabulary - 1) // 256
+    ids[0, context // 2 :] = 0
+    ids[0, context // 2] = ids[1, -1] = vocabulary - 1
+    return jnp.asarray(ids)
 
 
 def _noise(count: int) -> np.ndarray:

@@ -321,3 +321,47 @@ class Masks:
     def multiple(self) -> "Masks":
         """The masks that a single, ambiguous prompt is answered with: whole, part, subpart."""
         return Masks(self.logits[:, :, 1:], self.iou[:, :, 1:])
+
+
+@flax.struct.dataclass
+class TextFeatures:
+    """What CLIP makes of texts.
+
+    Attributes:
+      features: the embedding that images share, not normalised.
+      hidden: tokens after each block, before the final norm.
+    """
+
+    features: Float[Array, "m e"]
+    hidden: Float[Array, "l m s d"]
+
+
+@flax.struct.dataclass
+class ImageFeatures:
+    """What CLIP makes of images; n tokens, the class token and the patches row by row.
+
+    Attributes:
+      features: the embedding that texts share, not normalised.
+      pooled: the class token after the last norm.
+      embedded: tokens before the first block, normalised.
+      tokens: after the last block, before any norm.
+    """
+
+    features: Float[Array, "b e"]
+    pooled: Float[Array, "b d"]
+    embedded: Float[Array, "b n d"]
+    tokens: Float[Array, "b n d"]
+
+
+@flax.struct.dataclass
+class ClipOutput:
+    """Both towers' answers, and how well each image goes with each text.
+
+    Attributes:
+      image, text: of the towers.
+      logits: exp(logit_scale) times the cosine of the features, in float32.
+    """
+
+    image: ImageFeatures
+    text: TextFeatures
+    logits: Float[Array, "b m"]

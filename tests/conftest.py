@@ -14,7 +14,7 @@ os.environ["XLA_FLAGS"] = f"{QUICK_FLAGS} {os.environ.get('XLA_FLAGS', '')}"
 install_import_hook(
     [
         f"jaxseg.{room}"
-        for room in ("ops", "kernels", "nn", "backbones", "necks", "losses", "models")
+        for room in ("ops", "kernels", "nn", "backbones", "necks", "text", "losses", "models")
     ],
     "beartype.beartype",
 )

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from jaxseg.models import MODELS
 from jaxseg.params import abstract_params, flatten
 
-DETECTORS = sorted(name for name in MODELS if not name.startswith("sam."))
+DETECTORS = sorted(name for name in MODELS if not name.startswith(("sam.", "clip.")))
 
 
 @functools.cache

@@ -26,6 +26,7 @@ LAYERS = (
     ("parallel",),
     ("data",),
     ("hub",),
+    ("vocabularies",),
     ("native",),
     ("pretrained",),
     ("probe",),

@@ -137,13 +137,20 @@ class Swin(nn.Module):
         return resize_grid(jnp.asarray(grid[0], jnp.float32), height, width, sizes=sizes)
 
 
-def swin(size: str = "tiny", pretraining: int = 224, **fields) -> Swin:
-    """A Swin of one of `SIZES`, with the windows of its pre-training at 224 or 384 pixels."""
-    if size not in SIZES:
-        raise ValueError(f"no Swin of size {size!r}; there are {sorted(SIZES)}")
+def swin(size: str | Sequence = "tiny", pretraining: int = 224, **fields) -> Swin:
+    """A Swin of one of `SIZES`, with the windows of its pre-training at 224 or 384 pixels.
+
+    Args:
+      size: a name, or a row of its own: width, depths and heads.
+    """
+    if isinstance(size, str) and size not in SIZES:
+        raise ValueError(
+            f"no Swin of size {size!r}; there are {sorted(SIZES)}, or give width, depths and heads"
+        )
+    row = SIZES[size] if isinstance(size, str) else Size(size[0], *map(tuple, size[1:]))
     if pretraining not in WINDOWS:
         raise ValueError(f"no Swin pre-trained at {pretraining}; there are {sorted(WINDOWS)}")
-    return Swin(**SIZES[size]._asdict() | {"window": WINDOWS[pretraining]} | fields)
+    return Swin(**row._asdict() | {"window": WINDOWS[pretraining]} | fields)
 
 
 def swin_t(**fields) -> Swin:

@@ -29,6 +29,10 @@ class Example:
       file_name: to name the image in messages.
       masks: bool (n, h, w), only if the data set was opened with masks.
       caption: what the image shows, if the source says so.
+      names: what the labels stand for, where they are not the data set's classes.
+      exhaustive: whether what has a name and no object is not in the image. Phrases of a caption
+        promise no such thing.
+      spans: for each of `names` the (begin, end) of its words in `caption`, if that is known.
     """
 
     image: np.ndarray
@@ -40,6 +44,9 @@ class Example:
     file_name: str
     masks: np.ndarray | None = None
     caption: str | None = None
+    names: tuple[str, ...] | None = None
+    exhaustive: bool = True
+    spans: tuple[tuple[tuple[int, int], ...], ...] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,12 +94,14 @@ SOURCES = {
     "coco": "jaxseg.data.coco:open_coco",
     "panoptic": "jaxseg.data.panoptic:open_panoptic",
     "tfds": "jaxseg.data.tfds:open_tfds",
+    "odvg": "jaxseg.data.odvg:open_odvg",
     "synthetic": "jaxseg.data.synthetic:open_synthetic",
+    "coloured": "jaxseg.data.coloured:open_coloured",
 }
 
 FORMS = (
     "a COCO json file, a folder with one, coco:ROOT/SPLIT, panoptic:ROOT/SPLIT, tfds:NAME/SPLIT, "
-    "a packed folder, or synthetic:shapes"
+    "a packed folder, odvg:FILE.jsonl, synthetic:shapes, or coloured:SPLIT"
 )
 
 
@@ -108,7 +117,8 @@ def open_dataset(
         - `coco:ROOT/train2017`, COCO's own layout;
         - `panoptic:ROOT/train2017` or `panoptic:FILE.json`, COCO's panoptic form;
         - `tfds:NAME[/split]`, or a folder that `jaxseg data pack` wrote, with or without `/split`;
-        - `synthetic:shapes`.
+        - `odvg:FILE.jsonl`, boxes with names or phrases, an image a line;
+        - `synthetic:shapes`, or `coloured:train`, `coloured:seen` and `coloured:held_out`.
         Options may follow as `?name=value&name=value`.
       numbering: of the labels, as in `Classes.from_categories`.
       **options: of the source; `masks=True` is common to all.
@@ -138,6 +148,8 @@ def parse_spec(spec: str | os.PathLike) -> tuple[str, str, dict[str, str]]:
         (folder / "dataset_info.json").is_file()
         for folder in (Path(location).expanduser(), Path(location).expanduser().parent)
     )
+    if location.endswith(".jsonl"):
+        return "odvg", location, dict(parse_qsl(query, keep_blank_values=True))
     return ("tfds" if packed else "coco"), location, dict(parse_qsl(query, keep_blank_values=True))
 
 

@@ -5,9 +5,11 @@ package copes with it. Unlike opening a data set, which stops at the first error
 goes on to the end.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from jaxseg.data.coco import find_annotations, find_images, refuse_panoptic
@@ -17,6 +19,7 @@ from jaxseg.data.doctor_annotations import annotation_findings, category_finding
 from jaxseg.data.doctor_images import bar, image_findings, listing_findings
 from jaxseg.data.doctor_panoptic import png_findings, segment_findings
 from jaxseg.data.findings import Finding
+from jaxseg.data.odvg_lines import load_lines, read_label_map
 from jaxseg.data.panoptic import SCHEME, find_panoptic, find_segments, lists_segments
 from jaxseg.errors import UserError
 
@@ -98,6 +101,8 @@ def examine(spec: str, *, progress: bool = True) -> Report:
             _examine_coco(report, location, options.get("images"), progress)
         elif scheme == "panoptic":
             _examine_panoptic(report, location, options, progress)
+        elif scheme == "odvg":
+            _examine_odvg(report, spec, location, options, progress)
         else:
             _examine_opened(report, open_dataset(spec), progress)
     return report
@@ -132,6 +137,18 @@ def _examine_panoptic(report: Report, location: str, options: Mapping, progress:
         with _noting(report):
             root = find_segments(path, owned, options.get("segments"))
             report.findings += png_findings(owned, sizes, root, progress)
+
+
+def _examine_odvg(
+    report: Report, spec: str, location: str, options: Mapping, progress: bool
+) -> None:
+    path, labels = Path(location).expanduser(), options.get("label_map")
+    _, problems = load_lines(path, labels and read_label_map(Path(labels).expanduser()))
+    for number, text in problems:
+        report.findings.append(Finding("line that cannot be used", f"line {number}: {text}", True))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are in the report
+        _examine_opened(report, open_dataset(spec, skip=True), progress)
 
 
 def _examine_lists(report: Report, content: Mapping, objects: Sequence[Mapping]) -> list[Mapping]:

@@ -9,6 +9,17 @@ from jaxseg.data.batching import Buckets, enclosing_bucket
 EMPTY = -1
 
 
+def generator(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """Random numbers of one thing in one epoch.
+
+    Args:
+      seed: 0 to 2**32 - 1.
+      index: 0 to 2**64 - 1. Images have those below 2**60.
+    """
+    key = np.asarray([(seed << 32) + epoch, index], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key))
+
+
 @dataclass(frozen=True)
 class EpochPlan:
     """The batches of one epoch.

@@ -8,14 +8,15 @@ import contextlib
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal, NamedTuple
-
-import numpy as np
+from typing import Literal
 
 from jaxseg.data.batching import by_area, collate, pack_masks, unpack_masks
-from jaxseg.data.dataset import Dataset, Example
+from jaxseg.data.captions import caption_batch, name_objects
+from jaxseg.data.dataset import Dataset
 from jaxseg.data.edits import Size, apply, final_size
 from jaxseg.data.epochs import EMPTY
+from jaxseg.data.loaded import END, Loaded, Row, warn_dropped, warn_unnamed
+from jaxseg.data.prompts import Prompter, Prompts
 from jaxseg.data.schedule import CanvasError, Place, Schedule
 from jaxseg.data.transforms import Transform
 from jaxseg.data.workers import elements, in_workers
@@ -23,26 +24,6 @@ from jaxseg.errors import UserError
 from jaxseg.structures import Batch
 
 _REPLACEMENTS = 20
-
-
-class Loaded(NamedTuple):
-    """A step's batch and what there is to say about it.
-
-    Attributes:
-      dropped: (file name, objects) of images with more objects than slots.
-      skipped: messages about images that could not be read.
-      error: why there is no batch; without a batch and without an error, the steps have ended.
-      bits: what `pack_masks` took out of the batch: many are loaded ahead, and masks are large.
-    """
-
-    batch: Batch | None
-    dropped: list[tuple[str, int]]
-    skipped: list[str]
-    error: str | None = None
-    bits: np.ndarray | None = None
-
-
-END = Loaded(None, [], [])
 
 
 class Loader:
@@ -65,6 +46,8 @@ class Loader:
         batch_size · max_targets · h · w bytes, 0.96 GiB for 16 images with 60 slots on 800 × 1344;
         batches that wait hold those of real objects alone, in bits: up to 0.12 GiB each, and
         each worker has up to five.
+      prompts: how images are asked for; None makes no captions. Labels then are places in the
+        caption, and `Targets.tokens` are set.
       on_error: what an unreadable image does: "raise", or "skip": in training another image takes
         its place, otherwise its row stays empty; `skipped` holds the messages.
 
@@ -72,6 +55,7 @@ class Loader:
       steps_per_epoch: batches of an epoch.
       buckets: the canvases, smallest first.
       dropped: objects left out for want of slots, so far.
+      unnamed: objects left out because their name did not fit in the caption, so far.
       skipped: messages of the images skipped so far.
 
     Raises:
@@ -95,6 +79,7 @@ class Loader:
         repeat: bool = True,
         drop_last: bool | None = None,
         masks: bool = False,
+        prompts: Prompts | None = None,
         on_error: Literal["raise", "skip"] = "raise",
     ):
         if batch_size < 1 or batch_size % process_count:
@@ -112,13 +97,15 @@ class Loader:
             shuffle=shuffle,
             repeat=repeat,
             drop_last=repeat if drop_last is None else drop_last,
+            draws=getattr(dataset, "draws", None),
         )
         self.dataset, self._transform = dataset, transform
         self._max_targets, self._masks, self._workers = max_targets, masks, workers
         local = batch_size // process_count
         self._ours = slice(process_index * local, (process_index + 1) * local)
         self._repeat, self._skip = repeat, on_error == "skip"
-        self.dropped, self.skipped = 0, []
+        self._prompter = None if prompts is None else Prompter(prompts)
+        self.dropped, self.unnamed, self.skipped = 0, 0, []
         self.steps_per_epoch = self._schedule.steps_per_epoch
         self.buckets = self._schedule.buckets
 
@@ -180,13 +167,11 @@ class Loader:
         if loaded.error is not None:
             raise UserError(loaded.error)
         if loaded.dropped and self._repeat and not self.dropped:
-            name, count = loaded.dropped[0]
-            warnings.warn(
-                f"{name} has {count} more objects than the {self._max_targets} slots; the rest are "
-                "no targets. Raise max_targets if this is common (`Loader.dropped` counts them)",
-                stacklevel=3,
-            )
+            warn_dropped(loaded.dropped[0], self._max_targets)
+        if loaded.unnamed and not self.unnamed:
+            warn_unnamed(loaded.unnamed[0])
         self.dropped += sum(count for _, count in loaded.dropped)
+        self.unnamed += sum(count for _, count in loaded.unnamed)
         for message in loaded.skipped:
             self.skipped.append(message)
             # The number makes each its own: Python says the same warning once only.
@@ -195,47 +180,58 @@ class Loader:
 
     def _load(self, step: int) -> Loaded:
         place = self._schedule.locate(step)
-        examples, indices, skipped = [], [], []
-        for index in place.rows[self._ours].tolist():
-            example = None
-            if index != EMPTY:
-                example, index = self._read(index, place, skipped)
-            examples.append(example)
-            indices.append(index)
-        beyond = [(e.file_name, len(e.labels) - self._max_targets) for e in examples if e]
+        skipped: list[str] = []
+        rows = [
+            Row() if row == EMPTY else self._read(row, place, skipped)
+            for row in place.rows[self._ours].tolist()
+        ]
         batch = collate(
-            examples,
-            indices,
-            [(0, 0) if i == EMPTY else tuple(self.dataset.sizes[i]) for i in indices],
+            [row.example for row in rows],
+            [row.index for row in rows],
+            [(0, 0) if r.index == EMPTY else tuple(self.dataset.sizes[r.index]) for r in rows],
             self.buckets[place.bucket],
             self._max_targets,
             self._masks,
         )
-        return Loaded(batch, [(name, n) for name, n in beyond if n > 0], skipped)
+        if self._prompter is not None:
+            asked, named = [row.prompt for row in rows], [row.named for row in rows]
+            batch = caption_batch(batch, asked, named, self._prompter)
+        real = [row for row in rows if row.example is not None]
+        beyond = [(r.example.file_name, len(r.example.labels) - self._max_targets) for r in real]
+        unnamed = [(row.example.file_name, row.unnamed) for row in real if row.unnamed]
+        return Loaded(batch, [(name, n) for name, n in beyond if n > 0], skipped, unnamed=unnamed)
 
-    def _read(self, index: int, place: Place, skipped: list[str]) -> tuple[Example | None, int]:
+    def _read(self, row: int, place: Place, skipped: list[str]) -> Row:
         """An augmented example, or what stands in for it if it cannot be read."""
         try:
-            return self._example(index, place), index
+            return self._example(row, place)
         except UserError as error:
             if isinstance(error, CanvasError) or not self._skip:
                 raise
             skipped.append(str(error))
         if not self._repeat:
-            return None, EMPTY
-        # Which image takes the place depends on `index` and the epoch alone.
-        for other in self._schedule.companions(index, place)[:_REPLACEMENTS]:
+            return Row()
+        # Which image takes the place depends on `row` and the epoch alone.
+        for other in self._schedule.companions(row, place)[:_REPLACEMENTS]:
             try:
-                return self._example(other, place), other
+                return self._example(other, place)
             except CanvasError:
                 raise
             except UserError as error:
                 skipped.append(str(error))
         raise UserError(f"too many images cannot be read; the last said: {skipped[-1]}")
 
-    def _example(self, index: int, place: Place) -> Example:
-        example = self.dataset[index]
-        example = example.select(~example.iscrowd)
-        edits = self._transform.draw(example.size, self._schedule.rng(place.epoch, index))
-        self._schedule.check_fit(index, final_size(edits, example.size), place)
-        return apply(edits, example)
+    def _example(self, row: int, place: Place) -> Row:
+        index = self._schedule.image(row)
+        whole = self.dataset[index]
+        example = whole.select(~whole.iscrowd)
+        edits = self._transform.draw(example.size, self._schedule.rng(place.epoch, row))
+        self._schedule.check_fit(row, final_size(edits, example.size), place)
+        example = apply(edits, example)
+        if self._prompter is None:
+            return Row(example, index)
+        rng = self._schedule.caption_rng(place.epoch, row)
+        crowds = whole.labels[whole.iscrowd]
+        prompt = self._prompter.draw(example, self.dataset.classes.names, rng, crowds)
+        kept, named = name_objects(example, prompt, self._prompter)
+        return Row(kept, index, prompt, named, len(example.labels) - len(kept.labels))

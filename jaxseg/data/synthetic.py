@@ -1,26 +1,20 @@
-"""Textured shapes on textured ground, made from (seed, index) alone: a data set without files.
-
-A scene is drawn back to front. An object that would leave too little of an earlier one in sight
-is placed anew; boxes and masks are of what remains visible.
-"""
+"""Textured shapes on textured ground, made from (seed, index) alone: a data set without files."""
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 
 from jaxseg.data.classes import Classes, Numbering
 from jaxseg.data.dataset import Example
 from jaxseg.data.edits import Size
+from jaxseg.data.scenes import draw_scene
 from jaxseg.data.segmentation import encode_mask
-from jaxseg.data.shapes import COLOURS, SHAPES, TEXTURES, ground, outline, textured
+from jaxseg.data.shapes import SHAPES
 from jaxseg.errors import UserError
-
-VISIBLE = 0.6  # of an object's area, at least
-TRIES = 30
 
 
 def open_synthetic(
@@ -63,12 +57,46 @@ def open_synthetic(
             "synthetic:shapes needs count ≥ 1, 0 ≤ seed < 2**64, size ≥ 32, 0 ≤ vary < 1, "
             f"objects ≥ 1, 1 ≤ classes ≤ {len(SHAPES)}; wrong is {', '.join(wrong)}"
         )
-    return Synthetic(count, seed, size, vary, objects, masks, numbering, SHAPES[:classes])
+    painter = Shapes(SHAPES[:classes])
+    return Synthetic(count, seed, size, vary, objects, masks, numbering, painter)
+
+
+class Painter(Protocol):
+    """What is drawn.
+
+    Attributes:
+      title: what the pictures are called.
+      names: of the kinds of objects.
+      stream: of random numbers; equal seeds of two streams give other pictures.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    stream: int
+
+    def draw(
+        self, size: Size, most: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, list[int], str]:
+        """A picture with up to `most` objects, as `draw_scene` returns it."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of every colour and texture, named after their outline."""
+
+    names: tuple[str, ...] = SHAPES
+    title: str = "shapes"
+    stream: int = 0
+
+    def draw(
+        self, size: Size, most: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, list[int], str]:
+        return draw_scene(size, most, rng, self.names)
 
 
 @dataclass(frozen=True)
 class Synthetic:
-    """`count` images of shapes; the fields are those of `open_synthetic`."""
+    """`count` images that a painter draws; the other fields are those of `open_synthetic`."""
 
     count: int
     seed: int
@@ -77,11 +105,11 @@ class Synthetic:
     objects: int
     masks: bool
     numbering: Numbering = "contiguous"
-    shapes: tuple[str, ...] = SHAPES
+    painter: Painter = Shapes()
 
     @cached_property
     def classes(self) -> Classes:
-        categories = [{"id": n, "name": name} for n, name in enumerate(self.shapes, 1)]
+        categories = [{"id": n, "name": name} for n, name in enumerate(self.painter.names, 1)]
         return Classes.from_categories(categories, self.numbering)
 
     @cached_property
@@ -102,7 +130,7 @@ class Synthetic:
         index %= self.count
         rng = self._rng(index)
         size = _size(rng, self.side, self.vary)
-        image, masks, kinds, caption = draw_scene(size, self.objects, rng, self.shapes)
+        image, masks, kinds, caption = self.painter.draw(size, self.objects, rng)
         labels = [self.classes.label_of[kind + 1] for kind in kinds]
         return Example(
             image=image,
@@ -111,7 +139,7 @@ class Synthetic:
             area=masks.sum((1, 2)).astype(np.float32),
             iscrowd=np.zeros(len(masks), bool),
             image_id=index + 1,
-            file_name=f"shapes-{self.seed}-{index:06d}.png",
+            file_name=f"{self.painter.title}-{self.seed}-{index:06d}.png",
             masks=masks if self.masks else None,
             caption=caption,
         )
@@ -143,7 +171,7 @@ class Synthetic:
                     }
                 )
         return {
-            "info": {"description": f"synthetic:shapes, seed {self.seed}"},
+            "info": {"description": f"synthetic {self.painter.title}, seed {self.seed}"},
             "images": images,
             "annotations": annotations,
             "categories": self.classes.to_categories(),
@@ -153,64 +181,8 @@ class Synthetic:
         return dataclasses.replace(self, masks=False)
 
     def _rng(self, index: int) -> np.random.Generator:
-        key = np.asarray([self.seed, index], np.uint64)
+        key = np.asarray([self.seed, (self.painter.stream << 32) + index], np.uint64)
         return np.random.Generator(np.random.Philox(key=key))
-
-
-def draw_scene(
-    size: Size, most: int, rng: np.random.Generator, shapes: Sequence[str] = SHAPES
-) -> tuple[np.ndarray, np.ndarray, list[int], str]:
-    """A picture with one to `most` objects.
-
-    Returns:
-      uint8 (h, w, 3); bool (n, h, w) visible masks; the index in `shapes` of each; a caption.
-    """
-    base = rng.integers(len(COLOURS))
-    canvas = ground(size, COLOURS[list(COLOURS)[base]], rng)
-    wanted = int(rng.integers(1, most, endpoint=True))
-    visible = np.zeros((0, *size), bool)
-    whole, kinds, words = [], [], []
-    for _ in range(wanted):
-        kind = int(rng.integers(len(shapes)))
-        # Never the colour of the ground: an object must show.
-        shade = int((base + rng.integers(1, len(COLOURS))) % len(COLOURS))
-        texture = TEXTURES[rng.integers(len(TEXTURES))]
-        placed = _place(shapes[kind], size, visible, whole, rng)
-        if placed is None:
-            continue
-        window, alpha = placed
-        colour = list(COLOURS)[shade]
-        paint = textured(texture, COLOURS[colour], alpha.shape, min(size), rng)
-        canvas[window] += alpha[..., None] * (paint - canvas[window])
-        mask = np.zeros((1, *size), bool)
-        mask[0][window] = alpha > 0.5
-        visible = np.concatenate([visible & ~mask, mask])
-        whole.append(mask.sum())
-        kinds.append(kind)
-        words.append(f"a {colour} {texture} {shapes[kind]}")
-    image = np.clip(np.rint(canvas), 0, 255).astype(np.uint8)
-    return image, visible, kinds, _sentence(words)
-
-
-def _place(
-    shape: str, size: Size, visible: np.ndarray, whole: list[int], rng: np.random.Generator
-) -> tuple[tuple[slice, slice], np.ndarray] | None:
-    """Window and coverage of an object where it hides none of the others too far, or None."""
-    for _ in range(TRIES):
-        radius = min(size) * rng.uniform(0.09, 0.22)
-        centre = [rng.uniform(radius, side - radius) for side in size]
-        low = [int(c - radius) for c in centre]
-        window = tuple(
-            slice(start, min(side, int(c + radius) + 2))
-            for start, c, side in zip(low, centre, size, strict=True)
-        )
-        inside = [c - start for c, start in zip(centre, low, strict=True)]
-        extent = tuple(part.stop - part.start for part in window)
-        alpha = outline(shape, inside, radius, rng.uniform(0, 2 * np.pi), extent)
-        hidden = (visible[:, *window] & (alpha > 0.5)).sum((1, 2))
-        if (visible.sum((1, 2)) - hidden >= VISIBLE * np.asarray(whole, float)).all():
-            return window, alpha
-    return None
 
 
 def _size(rng: np.random.Generator, side: int, vary: float) -> Size:
@@ -224,7 +196,3 @@ def _boxes(masks: np.ndarray) -> np.ndarray:
         rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
         box[:] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
     return boxes
-
-
-def _sentence(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

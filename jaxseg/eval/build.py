@@ -10,15 +10,18 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxseg.data.captions import ClassPrompts
 from jaxseg.data.edits import Resize
 from jaxseg.data.loader import Loader
 from jaxseg.errors import UserError
 from jaxseg.eval.categories import match_categories
 from jaxseg.eval.mask_judge import mask_judge
+from jaxseg.eval.prompted import detect_classes
 from jaxseg.eval.runner import Answer, Evaluator
 from jaxseg.ops.images import normalize
 from jaxseg.parallel.mesh import loader_shard
 from jaxseg.parallel.shard import batch_sharding, check_batch_size, global_batch
+from jaxseg.params import reads_captions
 from jaxseg.predict.masks import predicts_masks, query_masks
 from jaxseg.predict.preprocess import Size, default_buckets, resized_size
 from jaxseg.pretrained import ImageConfig
@@ -41,6 +44,8 @@ def make_evaluator(
     precision: str | None = None,
     progress: bool = True,
     masks: bool = True,
+    prompts: ClassPrompts | None = None,
+    captions_at_once: int = 4,
 ) -> Evaluator:
     """A function from parameters to COCO metrics on `dataset`.
 
@@ -60,6 +65,9 @@ def make_evaluator(
       limit: use only the first images of the data set.
       workers: processes that load images.
       masks: False judges boxes alone.
+      prompts: what a model that reads captions is asked for in every image, with `category_ids` of
+        the classes (`data.captions.evaluation_prompts` makes both).
+      captions_at_once: of the prompts; more take more memory, and see each image less often.
 
     Raises:
       UserError: empty data set, a class count that is not the model's, a batch that does not
@@ -69,6 +77,8 @@ def make_evaluator(
         dataset = First(dataset, min(limit, len(dataset)))
     if not len(dataset):
         raise UserError("the data set has no images: there is nothing to evaluate")
+    if reads_captions(model) != (prompts is not None):
+        raise ValueError(f"prompts are for models that read captions; got {type(model).__name__}")
     if category_ids is None:
         category_ids = match_categories(None, model.num_classes, dataset.classes)
     image = image or ImageConfig()
@@ -79,7 +89,9 @@ def make_evaluator(
     if masks and predicts_masks(model):
         judge = mask_judge(dataset, truth, tuple(category_ids), canvas == "exact")
     return Evaluator(
-        detect=_detect(model.clone(canvas=canvas), image, mesh, judge is not None),
+        detect=_detect(
+            model.clone(canvas=canvas), image, mesh, judge is not None, prompts, captions_at_once
+        ),
         batches=lambda: loader.iterate(0),
         image_ids=dataset.image_ids,
         category_ids=tuple(category_ids),
@@ -126,13 +138,23 @@ def _share(mesh: Mesh | None) -> Callable[[int], bool]:
 
 
 def _detect(
-    model: nn.Module, image: ImageConfig, mesh: Mesh | None, masks: bool
+    model: nn.Module,
+    image: ImageConfig,
+    mesh: Mesh | None,
+    masks: bool,
+    prompts: ClassPrompts | None = None,
+    captions_at_once: int = 4,
 ) -> Callable[[PyTree, Batch], Answer]:
     def forward(params: PyTree, batch: Batch) -> Answer:
         images = normalize(batch.images, image.mean, image.std)
-        output = model.apply({"params": params}, images, train=False)
-        detections = model.detections(output, batch.original_sizes)
-        drawn = query_masks(model, output) if masks else None
+        drawn = None
+        if prompts is None:
+            output = model.apply({"params": params}, images, train=False)
+            detections = model.detections(output, batch.original_sizes)
+            drawn = query_masks(model, output) if masks else None
+        else:
+            asked = (images, prompts, batch.original_sizes, captions_at_once)
+            detections = detect_classes(model, params, *asked)
         sizes = batch.sizes, batch.original_sizes
         return Answer(detections, batch.index, batch.mask, batch.mask.sum(), drawn, *sizes)
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxseg.losses.boxes import giou_loss, l1
-from jaxseg.losses.classes import ClassScoring, FocalClasses, SoftmaxClasses
+from jaxseg.losses.classes import ClassScoring, FocalClasses, SoftmaxClasses, TokenClasses
 from jaxseg.losses.masks import dice, mask_focal
 from jaxseg.losses.matching import Matching, match, match_cheapest
 from jaxseg.losses.normalizers import Normalizers
@@ -27,7 +27,15 @@ from jaxseg.ops.masks import resize_bilinear
 from jaxseg.structures import Denoised, DetectorOutput, Predictions, Targets
 from jaxseg.typing import Array, Float
 
-__all__ = ["FirstStage", "FocalClasses", "Losses", "Normalizers", "SetCriterion", "SoftmaxClasses"]
+__all__ = [
+    "FirstStage",
+    "FocalClasses",
+    "Losses",
+    "Normalizers",
+    "SetCriterion",
+    "SoftmaxClasses",
+    "TokenClasses",
+]
 
 MATCHERS = {"hungarian": match, "cheapest": match_cheapest}
 WEIGHTED = re.compile(r"(loss_(?:ce|bbox|giou|mask|dice))(?:_(.*))?")
@@ -69,6 +77,8 @@ class SetCriterion:
       loss_mask, loss_dice: weights of the mask losses (last layer, where masks are predicted).
       aux_loss: whether earlier layers have losses too, each with its own matching.
       giou_epsilon: see `ops.boxes.generalized_iou`.
+      nonfinite_cost: what stands for a cost of the matching that is no number or infinite; None
+        leaves it dearer than all that can be avoided.
       matcher: "hungarian"; or "cheapest", which lets each target take its cheapest query.
       first_stage: losses of the encoder's predictions, for models that make them.
       denoising: losses of noised targets, for models that train with them.
@@ -85,6 +95,7 @@ class SetCriterion:
     loss_dice: float = 1.0
     aux_loss: bool = True
     giou_epsilon: float = 0.0
+    nonfinite_cost: float | None = None
     matcher: Literal["hungarian", "cheapest"] = "hungarian"
     first_stage: FirstStage | None = None
     denoising: bool = False
@@ -126,13 +137,13 @@ class SetCriterion:
         if self.matcher not in MATCHERS:
             raise ValueError(f"no matcher {self.matcher!r}; there are {', '.join(MATCHERS)}")
 
-        def one(logits, boxes, labels, target_boxes, mask):
-            return MATCHERS[self.matcher](self._cost(logits, boxes, labels, target_boxes), mask)
+        def one(logits, boxes, wanted, target_boxes, mask):
+            return MATCHERS[self.matcher](self._cost(logits, boxes, wanted, target_boxes), mask)
 
         per_image = jax.vmap(one)
         per_layer = jax.vmap(per_image, (0, 0, None, None, None))
         stopped = jax.lax.stop_gradient((logits, boxes))
-        return per_layer(*stopped, targets.labels, targets.boxes, targets.mask)
+        return per_layer(*stopped, self.classes.wanted(targets), targets.boxes, targets.mask)
 
     def match_first_stage(self, found: Predictions, targets: Targets) -> Matching:
         """Match the encoder's predictions."""
@@ -141,32 +152,35 @@ class SetCriterion:
         matching = self.match(found.logits[None], found.boxes[None], targets)
         return jax.tree.map(lambda x: x[0], matching)
 
-    def _cost(self, logits, boxes, labels, target_boxes) -> Float[Array, "q t"]:
+    def _cost(self, logits, boxes, wanted, target_boxes) -> Float[Array, "q t"]:
         boxes, target_boxes = boxes.astype(jnp.float32), target_boxes.astype(jnp.float32)
         pairs = boxes[:, None], target_boxes[None]
         corners = (cxcywh_to_xyxy(x) for x in pairs)
-        return (
+        cost = (
             self.cost_bbox * l1(*pairs)
-            + self.cost_class * self.classes.cost(logits, labels)
+            + self.cost_class * self.classes.cost(logits, wanted)
             - self.cost_giou * generalized_iou(*corners, self.giou_epsilon)
         )
+        if self.nonfinite_cost is None:
+            return cost
+        return jnp.where(jnp.isfinite(cost), cost, self.nonfinite_cost)
 
     def _matched(self, logits, boxes, matching: Matching, targets: Targets, normalizers):
         """All terms of one set of predictions: logits (b, q, k), boxes (b, q, 4)."""
-        no_object = self.classes.no_object(logits.shape[-1])
         image = jnp.arange(len(logits))[:, None]
         # Unmatched slots write out of bounds, which JAX drops.
         query = jnp.where(matching.mask, matching.query, logits.shape[1])
-        classes = jnp.full(logits.shape[:2], no_object).at[image, query].set(targets.labels)
+        wanted = self.classes.wanted(targets)
+        classes = self.classes.assigned(logits, wanted, image, query)
         class_weight = self.classes.normalizer(normalizers, logits.shape[1])
-        predicted = logits.argmax(-1)
-        hits = (predicted[image, matching.query] == targets.labels) & matching.mask
+        hits = self.classes.hits(logits[image, matching.query], wanted) & matching.mask
         box_terms = self._box_terms(boxes[image, matching.query], targets.boxes, matching.mask)
-        real = jnp.ones(logits.shape[:2], bool)
         return {
             "loss_ce": self.classes.loss(logits, classes).sum() / class_weight,
             **{name: x.sum() / normalizers.num_boxes for name, x in box_terms.items()},
-            "cardinality_error": _cardinality_error(logits, real, targets, normalizers),
+            "cardinality_error": _cardinality_error(
+                self.classes.found(logits), targets, normalizers
+            ),
             "class_error": _class_error(hits, matching.mask, normalizers, logits.shape[1]),
         }
 
@@ -219,7 +233,9 @@ class SetCriterion:
         return {
             "loss_ce_dn": (class_loss * share).sum(),
             **{f"{name}_dn": (x * share).sum() for name, x in box_terms.items()},
-            "cardinality_error_dn": _cardinality_error(logits, found.scored, targets, normalizers),
+            "cardinality_error_dn": _cardinality_error(
+                self.classes.found(logits) & found.scored, targets, normalizers
+            ),
             "class_error_dn": error * len(logits) / normalizers.num_images,
         }
 
@@ -271,10 +287,9 @@ def _by_layer(terms: Mapping[str, Float[Array, " l"]], layers: int, last_only=()
     }
 
 
-def _cardinality_error(logits, real, targets: Targets, normalizers) -> Float[Array, ""]:
-    """How far the number of queries whose best class is not the last lies from the objects'."""
-    found = ((logits.argmax(-1) != logits.shape[-1] - 1) & real).sum(-1)
-    return jnp.abs(found - targets.mask.sum(-1)).sum() / normalizers.num_images
+def _cardinality_error(found, targets: Targets, normalizers) -> Float[Array, ""]:
+    """How far the number of queries that found something lies from that of the objects."""
+    return jnp.abs(found.sum(-1) - targets.mask.sum(-1)).sum() / normalizers.num_images
 
 
 def _class_error(hits, mask, normalizers: Normalizers, num_queries: int) -> Float[Array, ""]:

@@ -4,7 +4,17 @@ from collections.abc import Callable
 
 from flax import linen as nn
 
-from jaxseg.models import dab_deformable_detr, dab_detr, deformable_detr, detr, dino, dn_detr, sam
+from jaxseg.models import (
+    clip,
+    dab_deformable_detr,
+    dab_detr,
+    deformable_detr,
+    detr,
+    dino,
+    dn_detr,
+    grounding_dino,
+    sam,
+)
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "detr.r50": detr.r50,
@@ -40,10 +50,18 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "dino.vit_b_4scale": dino.vit_b_4scale,
     "dino.vit_l_4scale": dino.vit_l_4scale,
     "dino.tiny": dino.tiny,
+    "grounding_dino.swin_t": grounding_dino.swin_t,
+    "grounding_dino.swin_b": grounding_dino.swin_b,
+    "grounding_dino.tiny": grounding_dino.tiny,
     "sam.vit_b": sam.vit_b,
     "sam.vit_l": sam.vit_l,
     "sam.vit_h": sam.vit_h,
     "sam.tiny": sam.tiny,
+    "clip.vit_b32": clip.vit_b32,
+    "clip.vit_b16": clip.vit_b16,
+    "clip.vit_l14": clip.vit_l14,
+    "clip.vit_l14_336": clip.vit_l14_336,
+    "clip.tiny": clip.tiny,
 }
 
 

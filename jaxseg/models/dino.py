@@ -33,6 +33,7 @@ from jaxseg.models.detr.detr import Canvas, check_images, is_exact
 from jaxseg.models.detr.heads import (
     begin_alike,
     box_delta_head,
+    boxes_by_layer,
     layer_heads,
     refine_boxes,
     sigmoid_class_head,
@@ -40,7 +41,7 @@ from jaxseg.models.detr.heads import (
 )
 from jaxseg.models.detr.levels import Encoded, coarsest_stride, encode, level_stages
 from jaxseg.models.detr.proposals import SIZE, ProposalEncoder, Proposals, propose
-from jaxseg.models.detr.queries import learned_rows
+from jaxseg.models.detr.queries import learned_boxes, learned_rows
 from jaxseg.necks.channel_mapper import ChannelMapper
 from jaxseg.necks.simple_feature_pyramid import vit_pyramid
 from jaxseg.nn.initializers import xavier_uniform
@@ -154,14 +155,8 @@ class Dino(nn.Module):
             attention_mask=mask,
             train=train,
         )
-        # A layer's box starts from what the layer before made, the decoder from it without
-        # gradient.
-        starts = [reference, *decoded.updates[:-1]]
-        if not self.look_forward_twice:
-            starts = decoded.references
-        layers = range(len(starts))
-        boxes = jnp.stack([refine(i, decoded.states[i], starts[i]) for i in layers])
-        logits = jnp.stack([class_heads[i](decoded.states[i]) for i in layers])
+        boxes = boxes_by_layer(decoded, refine, self.look_forward_twice)
+        logits = jnp.stack([head(x) for head, x in zip(class_heads, decoded.states, strict=True)])
         begin_alike(self)
         output = DetectorOutput(
             logits=logits,
@@ -192,10 +187,7 @@ class Dino(nn.Module):
             content = learned_rows(self, "tgt_embed", self.num_queries, self.width, xavier_uniform)
             content = jnp.broadcast_to(content, (b, *content.shape))
         if self.selection == "static":
-            anchors = learned_rows(
-                self, "refpoint_embed", self.num_queries, 4, xavier_uniform, jnp.float32
-            )
-            reference = jax.nn.sigmoid(anchors)
+            reference = learned_boxes(self, self.num_queries)
             return content, jnp.broadcast_to(reference, (b, *reference.shape)), None, None
         dtypes = (self.dtype, self.param_dtype)
         proposals = propose(

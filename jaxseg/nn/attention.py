@@ -47,12 +47,14 @@ class MultiHeadAttention(nn.Module):
     Attributes:
       num_heads: must divide the width of the query.
       dropout: rate on the attention weights (rng "dropout" when `train`).
+      kernel_init: of all four projections, if another than torch's.
     """
 
     num_heads: int
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
     param_dtype: DTypeLike = jnp.float32
+    kernel_init: Callable | None = None
 
     @nn.compact
     def __call__(
@@ -91,7 +93,7 @@ class MultiHeadAttention(nn.Module):
     def _dense(self, name, features, kernel_init):
         return nn.Dense(
             features,
-            kernel_init=kernel_init,
+            kernel_init=self.kernel_init or kernel_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             name=name,

@@ -9,11 +9,10 @@ from flax import linen as nn
 
 from jaxseg.data.dataset import Dataset
 from jaxseg.errors import UserError
-from jaxseg.eval.coco_ap import METRICS
-from jaxseg.eval.panoptic import METRICS as PANOPTIC_METRICS
 from jaxseg.losses.criterion import FocalClasses, SetCriterion, SoftmaxClasses
-from jaxseg.params import abstract_output
+from jaxseg.params import abstract_output, reads_captions
 from jaxseg.predict.masks import predicts_masks
+from jaxseg.train.check_sets import check_sets
 from jaxseg.train.configs import config_names
 from jaxseg.train.describe import describe
 from jaxseg.train.experiment import Data, Experiment
@@ -21,7 +20,7 @@ from jaxseg.train.experiment import Data, Experiment
 AT_LEAST_1 = (
     "accumulate", "evaluate_every", "checkpoint_every", "keep_every", "log_every", "steps",
     "data.batch_size", "data.max_targets", "data.eval_batch_size", "data.eval_limit",
-    "data.image.short_side", "data.image.long_side",
+    "data.epoch_images", "data.image.short_side", "data.image.long_side",
 )  # fmt: skip
 # Where a family's configs lie, if not in the folder of its name.
 FOLDERS = {"dab_deformable_detr": "dab_detr"}
@@ -50,9 +49,21 @@ def check_settings(experiment: Experiment) -> None:
         raise UserError(f"dtype must be float32, bfloat16 or float16; got {experiment.dtype!r}")
     if experiment.init is not None and experiment.backbone is not None:
         raise UserError("init holds a backbone already: give init or backbone, not both")
+    check_sets(experiment.data)
+    _check_prompts(experiment)
     _check_sizes("data.transform", experiment.data.transform)
     _check_size("data.buckets", experiment.data.buckets)
     _check_at_once(experiment.model)
+
+
+def _check_prompts(experiment: Experiment) -> None:
+    """Raise `UserError` if captions are made of a length or a number of names that cannot be."""
+    if experiment.data.prompts is None:
+        return
+    _at_least(experiment, "data.prompts.length", 4)
+    _at_least(experiment, "data.prompts.max_labels", 1)
+    _one_of(experiment, "data.prompts.negatives", ("fill", "vary"))
+    _one_of(experiment, "data.prompts.grounding", ("phrases", "sentence"))
 
 
 def _check_sizes(name: str, transform: Any) -> None:
@@ -88,23 +99,6 @@ def _check_at_once(model: nn.Module | None) -> None:
         )
 
 
-def check_metric(metric: str, val_set: Dataset, masks: bool) -> None:
-    """Raise `UserError` if no evaluation on a data set, of masks or not, has the metric."""
-    known, kinds = METRICS, ["AP"]
-    if masks and hasattr(val_set, "panoptic"):
-        known, kinds = METRICS + PANOPTIC_METRICS, ["AP", "PQ"]
-    elif masks:
-        known, kinds = METRICS + tuple(f"mask_{name}" for name in METRICS), ["AP", "mask_AP"]
-    kind, slash, name = metric.partition("/")
-    # Classes of one name are told apart by their ids.
-    named = slash and kind in kinds and name.partition(" (id ")[0] in val_set.classes.names
-    if metric not in known and not named:
-        raise UserError(
-            f"metric is one of {', '.join(known)}, or {' or '.join(f'{k}/CLASS' for k in kinds)} "
-            f"with the name of a class; got {metric!r}: set metric"
-        )
-
-
 def check_masks(data: Data, model: nn.Module) -> None:
     """Raise `UserError` if the model needs masks that are not loaded, or has no use for them."""
     if predicts_masks(model) and not data.masks:
@@ -127,7 +121,7 @@ def check_criterion(criterion: SetCriterion, model: nn.Module, params: Mapping) 
     """
     output, kind = abstract_output(model, params), type(model).__name__
     outputs, classes = output.logits.shape[-1], criterion.classes
-    if classes.no_object(outputs) != model.num_classes:
+    if not reads_captions(model) and classes.no_object(outputs) != model.num_classes:
         likely = FocalClasses if outputs == model.num_classes else SoftmaxClasses
         raise UserError(
             f"the model ({kind}) has {outputs} outputs for {model.num_classes} classes, which "

@@ -174,6 +174,11 @@ def _next(args: argparse.Namespace) -> str:
 def _say_lost(loader, experiment) -> None:
     if skipped := loader.skipped:
         print(f"{len(skipped)} times an image could not be read and another took its place")
+    if unnamed := loader.unnamed:
+        print(
+            f"{unnamed} times an object was no target, for its name did not fit in the caption of "
+            f"data.prompts.length={experiment.data.prompts.length} tokens"
+        )
     if dropped := loader.dropped:
         print(
             f"{dropped} times an object was no target, for its image had more than "

@@ -17,7 +17,12 @@ from jaxseg.backbones.swin import WINDOWS, Swin
 from jaxseg.backbones.vit import SIZES as VITS
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS, build
+from jaxseg.models.clip.builders import ACTIVATIONS as CLIP_ACTIVATIONS
 from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
+from jaxseg.models.detr.deformable_decoder import DeformableDecoder
+from jaxseg.models.grounding_dino.builders import FUSIONS
+from jaxseg.models.grounding_dino.decoder import GroundedDecoderLayer
+from jaxseg.models.grounding_dino.enhancer import FeatureEnhancer
 from jaxseg.necks.simple_feature_pyramid import PyramidBackbone
 
 # Fields that say how a module computes; what they are here changes no weight.
@@ -98,7 +103,7 @@ def _backbone(part: nn.Module) -> dict[str, Any]:
     if isinstance(part, Swin):
         shape = (part.width, tuple(part.depths), tuple(part.num_heads))
         return {
-            "swin": _key_of(SWINS, shape),
+            "swin": next((size for size, row in SWINS.items() if row == shape), shape),
             "pretraining": _key_of(WINDOWS, part.window),
             "drop_path": part.drop_path,
         }
@@ -124,7 +129,26 @@ def _encoder(part: nn.Module) -> dict[str, Any]:
     for name in ("num_heads", "num_points", "feedforward", "dropout", "pre_norm"):
         if hasattr(part, name):
             arguments[name] = getattr(part, name)
+    if isinstance(part, FeatureEnhancer):
+        names = {"fusion_drop_path": "drop_path"}
+        names |= {n: n for n in ("fusion_heads", "fusion_width", "text_heads", "text_feedforward")}
+        arguments |= {ours: getattr(part, name) for ours, name in names.items()}
+        arguments["fusion"] = _key_of(FUSIONS, part.fusion)
     return arguments | {"activation": _key_of(ACTIVATIONS, part.activation)}
+
+
+def _decoder(part: nn.Module) -> dict[str, Any]:
+    arguments = {"decoder_layers": part.num_layers}
+    if isinstance(part, DeformableDecoder):
+        arguments["text_attention"] = part.layer is GroundedDecoderLayer
+    return arguments
+
+
+def _bert(part: nn.Module) -> dict[str, Any]:
+    names = {"layers": "num_layers", "heads": "num_heads", "feedforward": "mlp_width"}
+    names |= {name: name for name in ("width", "dropout", "pooler")}
+    arguments = {f"bert_{ours}": getattr(part, name) for ours, name in names.items()}
+    return arguments | {"vocabulary": part.vocabulary}
 
 
 def _image_encoder(part: nn.Module) -> dict[str, Any]:
@@ -147,6 +171,21 @@ def _mask_decoder(part: nn.Module) -> dict[str, Any]:
     }
 
 
+def _clip_tower(prefix: str, *own: str) -> Callable[[nn.Module], dict[str, Any]]:
+    """Arguments of one of CLIP's towers, and those that both share."""
+
+    def read(part: nn.Module) -> dict[str, Any]:
+        sizes = {"width": "width", "depth": "depth", "heads": "num_heads"}
+        return {
+            "width": part.features,
+            "activation": _key_of(CLIP_ACTIVATIONS, part.activation),
+            **{f"{prefix}_{ours}": getattr(part, name) for ours, name in sizes.items()},
+            **{name: getattr(part, name) for name in ("mlp_ratio", "epsilon", *own)},
+        }
+
+    return read
+
+
 def _labels(part: nn.Module | None) -> dict[str, Any]:
     if part is None:
         return {"denoising": False}
@@ -159,7 +198,8 @@ PARTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
     "backbone": _backbone,
     "neck": lambda part: {} if part is None else {"num_levels": part.num_levels},
     "encoder": _encoder,
-    "decoder": lambda part: {"decoder_layers": part.num_layers},
+    "decoder": _decoder,
+    "bert": _bert,
     "position": lambda part: {
         "position": _key_of(POSITIONS, type(part)),
         "temperature": getattr(part, "temperature", (None,))[0],
@@ -168,6 +208,8 @@ PARTS: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
     "image_encoder": _image_encoder,
     "prompt_encoder": lambda part: {"width": part.width, "mask_channels": part.mask_channels},
     "mask_decoder": _mask_decoder,
+    "image": _clip_tower("image", "image_size", "patch"),
+    "text": _clip_tower("text", "context", "vocabulary"),
 }
 
 

@@ -6,12 +6,14 @@
 Everything in it can be changed on the command line by its dotted name; see `train.overrides`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from flax import linen as nn
 from jax.sharding import PartitionSpec
 
+from jaxseg.data.prompts import Prompts
 from jaxseg.data.scaling import scaled, scaled_buckets, times
 from jaxseg.data.transforms import Transform
 from jaxseg.losses.criterion import SetCriterion
@@ -30,7 +32,12 @@ class Data:
     """Where images come from and how they become batches.
 
     Attributes:
-      train, val: names for `jaxseg.data.open_dataset`; without `val` nothing is evaluated.
+      train: a name for `jaxseg.data.open_dataset`, or several with their weights, of which the
+        images of a step are mixed (`jaxseg.data.mixture`).
+      val: a name, or several by what their metrics shall be called: {"seen": ..., "new": ...} has
+        "seen/AP" and "new/AP". Without it nothing is evaluated.
+      epoch_images: images of an epoch of a mixture; None: as many as all its data sets have.
+      prompts: how images are asked for, for models that read captions, and for no others.
       numbering: of the labels: "contiguous", or "raw" category ids.
       batch_size: images of a step over all devices and processes.
       buckets: canvases (h, w), each compiled once.
@@ -48,10 +55,12 @@ class Data:
         another image for it, with a warning each time. The evaluation always ends.
     """
 
-    train: str
+    train: str | tuple[tuple[str, float], ...]
     transform: Transform
     buckets: tuple[Size, ...]
-    val: str | None = None
+    val: str | Mapping[str, str] | None = None
+    epoch_images: int | None = None
+    prompts: Prompts | None = None
     numbering: Literal["contiguous", "raw"] = "contiguous"
     batch_size: int = 16
     image: ImageConfig = field(default_factory=ImageConfig)
@@ -62,6 +71,18 @@ class Data:
     eval_batch_size: int | None = None
     eval_limit: int | None = None
     on_error: Literal["raise", "skip"] = "raise"
+
+    @property
+    def parts(self) -> tuple[tuple[str, float], ...]:
+        """What is trained on, with weights."""
+        return ((self.train, 1.0),) if isinstance(self.train, str) else self.train
+
+    @property
+    def evaluations(self) -> dict[str, str]:
+        """What is evaluated on, by name; the only one has the name ""."""
+        if self.val is None:
+            return {}
+        return {"": self.val} if isinstance(self.val, str) else dict(self.val)
 
     def scaled(self, stride: int) -> "Data":
         """The same with `scale` applied; canvases are rounded up to multiples of the stride."""
@@ -100,7 +121,8 @@ class Experiment:
       evaluate_every, checkpoint_every: steps; None is once an epoch. The end always counts.
       keep_every: checkpoints at multiples of this step are kept for good.
       log_every: steps between two lines of metrics.
-      metric: of the evaluation; the best checkpoint has the highest.
+      metric: of the evaluation; the best checkpoint has the highest. Of several evaluations it is
+        "NAME/METRIC".
     """
 
     model: nn.Module | None

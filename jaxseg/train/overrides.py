@@ -10,7 +10,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
@@ -150,6 +150,10 @@ def _convert(value: Any, text: str | None, kind: Any) -> Any:
         return _number(value, kind)
     if kind is str:
         return _require(value if text is None else text, lambda v: isinstance(v, str))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        _require(value, lambda v: isinstance(v, dict))
+        key, item = arguments
+        return {_convert(k, None, key): _convert(v, None, item) for k, v in value.items()}
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return _sequence(value, arguments, is_tuple=origin is tuple)
     raise ValueError(value)  # a callable, an array: nothing that can be written in a shell
@@ -205,6 +209,8 @@ def _describe(kind: Any) -> str:
         return "one of " + ", ".join(map(str, arguments))
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return f"a list such as {_example(kind)}"
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return f"names and values such as {{{_example(arguments[0])}: {_example(arguments[1])}}}"
     return "set in the config file (it cannot be written on a command line)"
 
 

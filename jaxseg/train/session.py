@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,25 +11,22 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
+from jaxseg.data.captions import evaluation_prompts
 from jaxseg.data.classes import Classes
-from jaxseg.data.dataset import Dataset, open_dataset
+from jaxseg.data.dataset import Dataset
 from jaxseg.data.loader import Loader
-from jaxseg.errors import UserError
+from jaxseg.data.prompts import Prompter
 from jaxseg.eval.build import make_evaluator
-from jaxseg.parallel.mesh import batch_shards, loader_shard
+from jaxseg.eval.runner import Evaluator
+from jaxseg.parallel.mesh import batch_shards
 from jaxseg.parallel.shard import check_batch_size, param_shardings, place
 from jaxseg.params import abstract_inputs, abstract_params, count, flatten, unflatten
 from jaxseg.train import state as states
-from jaxseg.train.checks import (
-    check_buckets,
-    check_classes,
-    check_criterion,
-    check_masks,
-    check_metric,
-    check_settings,
-)
-from jaxseg.train.experiment import Data, Experiment
+from jaxseg.train.check_sets import check_captions
+from jaxseg.train.checks import check_buckets, check_criterion, check_masks, check_settings
+from jaxseg.train.experiment import Experiment
 from jaxseg.train.loop import Evaluate
+from jaxseg.train.sets import make_loader, open_sets, run_classes
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import Step, make_step
 from jaxseg.train.weights import Builder, resolve_model, resume_model
@@ -44,7 +41,9 @@ class Session:
       experiment: with derived values filled in: its model has the data set's classes, and its
         sizes are scaled.
       given: the same before it was scaled.
-      classes: names and categories of the model's labels.
+      classes: names and categories of the model's labels; of a model that reads captions, what
+        it is evaluated on or, without that, what it is trained on.
+      val_sets: what is evaluated on, by name; see `Data.evaluations`.
       trainable: paths that are trained.
       num_steps: of the whole run.
       initial: flat parameters that the run starts from, if any.
@@ -56,7 +55,7 @@ class Session:
     given: Experiment
     mesh: Mesh
     train_set: Dataset
-    val_set: Dataset | None
+    val_sets: Mapping[str, Dataset]
     classes: Classes
     loader: Loader
     trainable: tuple[str, ...]
@@ -88,27 +87,48 @@ class Session:
         arguments = (self.init_params, self.make_state, self.experiment.sharding, self.mesh)
         return states.abstract_state(*arguments)
 
+    @property
+    def val_set(self) -> Dataset | None:
+        """The first of what is evaluated on."""
+        return next(iter(self.val_sets.values()), None)
+
     def evaluator(self) -> Evaluate | None:
-        """A function from parameters to COCO metrics on the validation set, if there is one."""
-        if self.val_set is None:
+        """A function from parameters to COCO metrics on the validation sets, if there are any.
+
+        Of several sets the metrics are "NAME/METRIC", the one that "best" means first.
+        """
+        if not self.val_sets:
             return None
+        evaluators = {name: self._evaluator(val_set) for name, val_set in self.val_sets.items()}
+
+        def evaluate(params: Any, step: int, poll: Callable[[], None]) -> dict[str, float]:
+            found = {}
+            for name, whole in evaluators.items():
+                batches = partial(_polled, whole.batches, poll)
+                values = dataclasses.replace(whole, batches=batches)(params, step)
+                found |= {f"{name}/{key}" if name else key: x for key, x in values.items()}
+            own = self.experiment.metric.partition("/")[2]
+            first = [f"{name}/{own}" for name in evaluators if name and f"{name}/{own}" in found]
+            return {name: found[name] for name in (*first, *found)}
+
+        return evaluate
+
+    def _evaluator(self, val_set: Dataset) -> Evaluator:
         data = self.experiment.data
-        whole = make_evaluator(
+        told: dict[str, Any] = {"category_ids": self.classes.category_ids}
+        if data.prompts is not None:
+            prompts, category_ids = evaluation_prompts(Prompter(data.prompts), val_set.classes)
+            told = {"category_ids": category_ids, "prompts": prompts}
+        return make_evaluator(
             self.model,
-            self.val_set,
+            val_set,
             image=data.image,
-            category_ids=self.classes.category_ids,
             batch_size=data.eval_batch_size or batch_shards(self.mesh),
             mesh=self.mesh,
             limit=data.eval_limit,
             workers=data.workers,
+            **told,
         )
-
-        def evaluate(params: Any, step: int, poll: Callable[[], None]) -> dict[str, float]:
-            batches = partial(_polled, whole.batches, poll)
-            return dataclasses.replace(whole, batches=batches)(params, step)
-
-        return evaluate
 
     def _load(self, params: dict[str, Any]) -> dict[str, Any]:
         if self.initial is None:
@@ -138,8 +158,8 @@ def prepare(experiment: Experiment, record: Record | None = None) -> Session:
     check_settings(experiment)
     mesh = experiment.mesh.build()
     _check_batches(experiment, mesh)
-    train_set, val_set = _open_sets(experiment)
-    classes = train_set.classes
+    train_set, val_sets = open_sets(experiment)
+    classes = run_classes(experiment, train_set, val_sets)
     notes: list[str] = []
     start = (
         resolve_model(experiment, classes, notes.append)
@@ -149,9 +169,10 @@ def prepare(experiment: Experiment, record: Record | None = None) -> Session:
     model = start.model
     data = experiment.data.scaled(model.stride)
     check_masks(data, model)
+    check_captions(data, model)
     given = dataclasses.replace(experiment, model=model)
     experiment = dataclasses.replace(given, data=data)
-    loader = _make_loader(train_set, data, experiment.seed, mesh)
+    loader = make_loader(train_set, data, experiment.seed, mesh)
     check_buckets(loader.buckets, model)
     num_steps = experiment.num_steps(loader.steps_per_epoch)
     schedule = experiment.schedule.build(num_steps)
@@ -176,8 +197,8 @@ def prepare(experiment: Experiment, record: Record | None = None) -> Session:
         given=given,
         mesh=mesh,
         train_set=train_set,
-        val_set=val_set,
-        classes=classes.padded(model.num_classes),
+        val_sets=val_sets,
+        classes=classes if data.prompts else classes.padded(model.num_classes),
         loader=loader,
         trainable=trainable,
         num_steps=num_steps,
@@ -199,46 +220,6 @@ def _check_batches(experiment: Experiment, mesh: Mesh) -> None:
         check_batch_size(data.eval_batch_size, mesh, name="data.eval_batch_size")
 
 
-def _open_sets(experiment: Experiment) -> tuple[Dataset, Dataset | None]:
-    """What is trained on, and what is evaluated on if anything is."""
-    data = experiment.data
-    options = {"numbering": data.numbering, "masks": data.masks}
-    train_set = _opened("data.train", data.train, options)
-    if data.val is None:
-        return train_set, None
-    # Opened with masks, which must be there; evaluation has them from the ground truth.
-    val_set = _opened("data.val", data.val, options).without_masks()
-    check_classes(train_set, val_set)
-    check_metric(experiment.metric, val_set, data.masks)
-    return train_set, val_set
-
-
-def _make_loader(train_set: Dataset, data: Data, seed: int, mesh: Mesh) -> Loader:
-    index, processes = loader_shard(mesh)
-    return Loader(
-        train_set,
-        batch_size=data.batch_size,
-        buckets=data.buckets,
-        transform=data.transform,
-        max_targets=data.max_targets,
-        seed=seed,
-        process_index=index,
-        process_count=processes,
-        workers=data.workers,
-        masks=data.masks,
-        on_error=data.on_error,
-    )
-
-
-def _opened(setting: str, spec: str, options: dict[str, Any]) -> Dataset:
-    try:
-        return open_dataset(spec, **options)
-    except UserError as error:
-        raise UserError(
-            f"{error} ({setting}={spec}: set {setting} to your data set, if this is not it)"
-        ) from None
-
-
 def summary(session: Session) -> str:
     """A few lines for the start of a run."""
     experiment, loader = session.experiment, session.loader
@@ -247,7 +228,8 @@ def summary(session: Session) -> str:
     buckets = ", ".join(f"{h}×{w}" for h, w in loader.buckets)
     mesh = " × ".join(f"{axis} {size}" for axis, size in session.mesh.shape.items())
     device = session.mesh.devices.flat[0]
-    val = "none" if session.val_set is None else f"{len(session.val_set)} images"
+    counts = [f"{name} {len(x)} images".strip() for name, x in session.val_sets.items()]
+    val = ", ".join(counts) or "none"
     rows = {
         "model": f"{type(session.model).__name__}, {jnp.dtype(session.model.dtype).name}, "
         f"{trained / 1e6:.1f} M parameters trained, "

@@ -86,9 +86,11 @@ def make_step(
 def _gradient_function(model: nn.Module, criterion: Callable, mean, std):
     def loss(params, constants, batch: Batch, normalizers, key):
         everything = unflatten(flatten(constants) | params)
+        captions = () if batch.captions is None else (batch.captions,)
         output = model.apply(
             {"params": everything},
             normalize(batch.images, mean, std),
+            *captions,
             targets=batch.targets,
             train=True,
             rngs={name: jax.random.fold_in(key, i) for i, name in enumerate(RNGS)},

@@ -15,7 +15,7 @@ from jaxseg.errors import UserError
 from jaxseg.native import build_model
 from jaxseg.necks.simple_feature_pyramid import PyramidBackbone
 from jaxseg.parallel.rules import lookup
-from jaxseg.params import abstract_params, flatten
+from jaxseg.params import abstract_params, flatten, reads_captions
 from jaxseg.train.experiment import Experiment
 from jaxseg.train.overrides import with_dtype
 
@@ -70,7 +70,8 @@ def resume_model(experiment: Experiment, classes: Classes, init: Builder | None)
     if init is None:
         return resolve_model(experiment, classes, lambda note: None)._replace(initial=None)
     name, kwargs = init
-    model = build_model(name, {**kwargs, "num_classes": len(classes)}, "the run's experiment.json")
+    count = {} if experiment.data.prompts else {"num_classes": len(classes)}
+    model = build_model(name, {**kwargs, **count}, "the run's experiment.json")
     return _computing(experiment, Start(model, init=init))
 
 
@@ -100,12 +101,14 @@ def _afresh(experiment: Experiment, classes: Classes, say: Callable[[str], None]
 
 
 def _from_init(experiment: Experiment, classes: Classes, say: Callable[[str], None]) -> Start:
+    told = experiment.data.prompts is not None  # the classes are no matter of the weights
     if experiment.model is None:
-        found = from_pretrained(experiment.init, classes=classes, say=say, canvas="padded")
+        names = None if told else classes
+        found = from_pretrained(experiment.init, classes=names, say=say, canvas="padded")
         initial = _taken(experiment, found.model, found.params)
         return Start(found.model, initial, (found.name, found.kwargs))
     model = _with_classes(experiment, classes)
-    labels = classes.padded(model.num_classes)
+    labels = None if told else classes.padded(model.num_classes)
     found = from_pretrained(experiment.init, classes=labels, say=say)
     _check_fresh(experiment, model, found.fresh)
     return Start(model, _taken(experiment, model, found.params))
@@ -143,6 +146,8 @@ def _on_host(params: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 def _with_classes(experiment: Experiment, classes: Classes) -> nn.Module:
     model, wanted = experiment.model, len(classes)
+    if reads_captions(model):
+        return model
     if model.num_classes == 0:
         return dataclasses.replace(model, num_classes=wanted)
     # Raw category ids may end before the model's labels do.

@@ -8,19 +8,25 @@ import numpy as np
 
 from tests.golden import (
     backbone,
+    clip,
     criterion,
     dab_detr,
     deformable_detr,
     detr,
     dino,
+    grounding_dino,
     panoptic,
     sam,
     sam_utils,
+    text,
 )
 from tests.goldens import compare, regen
 
 # kind -> function(case, inputs) -> {run or None: {whole tensor's name: array}}
-ROOMS = (backbone, criterion, dab_detr, deformable_detr, detr, dino, panoptic, sam, sam_utils)
+ROOMS = (
+    *(backbone, clip, criterion, dab_detr, deformable_detr, detr, dino),
+    *(grounding_dino, panoptic, sam, sam_utils, text),
+)
 KINDS = {kind: run for room in ROOMS for kind, run in room.KINDS.items()}
 
 
@@ -69,9 +75,8 @@ def _draw(case, spec):
 
 
 def _judge_output(case, name, output, computed, why) -> dict:
-    prefix = name.split("/")[0]
-    runs = case.spec.get("runs", {})
-    run_name = output.get("run", prefix if prefix in runs else None)
+    runs = [run for run in case.spec.get("runs", {}) if name.startswith(f"{run}/")]
+    run_name = output.get("run", max(runs, key=len, default=None))
     tensors = computed.get(run_name, {})
     if output["from"] not in tensors:
         tolerance = {k: output[k] for k in ("atol", "rtol", "max_mismatch", "gap") if k in output}

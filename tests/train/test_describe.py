@@ -12,7 +12,9 @@ from tests.shapes import DETECTORS
 
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_every_builder_is_found_again(name):
-    fields = {"num_classes": 7, "canvas": "padded"} if name in DETECTORS else {"dropout": 0.1}
+    others = {"sam": {"dropout": 0.1}, "clip": {"activation": "gelu"}}
+    detector = {"num_classes": 7, "canvas": "padded"}
+    fields = detector if name in DETECTORS else others[name.split(".")[0]]
     model = models.build(name, **fields)
     found, kwargs = describe(model)
     assert models.build(found, **kwargs) == model

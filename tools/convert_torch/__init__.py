@@ -12,10 +12,13 @@ from flax import linen as nn
 
 from jaxseg.errors import UserError
 from jaxseg_convert_torch import (
+    bert_tables,
+    clip_tables,
     dab_tables,
     deformable_tables,
     detr_tables,
     dino_tables,
+    grounding_dino_tables,
     huggingface_tables,
     resnet_tables,
     sam_tables,
@@ -52,7 +55,10 @@ TABLES: dict[str, Table] = {
         dino_tables,
         dab_tables,
         sam_tables,
+        bert_tables,
+        grounding_dino_tables,
         huggingface_tables,
+        clip_tables,
     )
     for table in tables.TABLES
 }

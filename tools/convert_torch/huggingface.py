@@ -9,7 +9,9 @@ from jaxseg.models.detr.builders import ACTIVATIONS, POSITIONS
 from jaxseg_convert_torch.huggingface_anchors import read_dab, read_deformable
 from jaxseg_convert_torch.huggingface_backbones import RESNET, STAGES, read_backbone
 from jaxseg_convert_torch.huggingface_classes import read_classes
+from jaxseg_convert_torch.huggingface_clip import read_clip
 from jaxseg_convert_torch.huggingface_fields import FIXED, Described, Fields, require
+from jaxseg_convert_torch.huggingface_grounding import read_grounding
 from jaxseg_convert_torch.huggingface_sam import read_sam
 
 # The class that draws boxes alone, and the one that draws masks.
@@ -96,7 +98,9 @@ READERS: dict[str, Callable[[Mapping[str, Any]], Described]] = {
     "detr": _read_detr,
     "deformable_detr": read_deformable,
     "dab-detr": read_dab,
+    "grounding-dino": read_grounding,
     "sam": read_sam,
+    "clip": read_clip,
 }
 
 

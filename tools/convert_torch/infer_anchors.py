@@ -10,10 +10,12 @@ from jaxseg.backbones.swin import SIZES, WINDOWS
 from jaxseg.errors import UserError
 from jaxseg.models import build
 from jaxseg.models.dab_detr import DabDetr
+from jaxseg.models.grounding_dino import GroundingDino
 from jaxseg.native import build_model
 from jaxseg.train.describe import describe, describe_as
 from jaxseg_convert_torch.infer import Inferred, count_layers, resnet_depth
 
+BERT_HEAD = 64  # channels of one of BERT's heads, which no tensor shows
 State = Mapping[str, np.ndarray]
 # Training argument -> builder argument, for what the tensors' shapes do not show.
 DEFORMABLE = {"dropout": "dropout"}
@@ -73,6 +75,8 @@ def infer_anchors(
 def _known(model: nn.Module) -> dict[str, Any]:
     """Training arguments that a named model settles, which no tensor shows."""
     known = {"dilation": getattr(model.backbone, "dilation", False)}
+    if isinstance(model, GroundingDino):
+        known["sub_sentence_present"] = model.text_level != "word"
     if isinstance(model, DabDetr):
         known["pe_temperatureH"] = model.position.temperature[0]
     return known
@@ -97,14 +101,17 @@ def _backbone(state: State) -> dict[str, Any]:
     ]
     table = state["backbone.0.layers.0.blocks.0.attn.relative_position_bias_table"]
     window = (round(len(table) ** 0.5) + 1) // 2
-    size = next((k for k, s in SIZES.items() if s[:2] == (width, tuple(blocks))), None)
+    heads = [
+        state[f"backbone.0.layers.{stage}.blocks.0.attn.relative_position_bias_table"].shape[1]
+        for stage in range(4)
+    ]
+    row = (width, tuple(blocks), tuple(heads))
     side = next((side for side, known in WINDOWS.items() if known == window), None)
-    if size is None or side is None:
+    if side is None:
         raise UserError(
-            f"its Swin has width {width}, blocks {blocks} and windows of {window}; there are sizes "
-            f"{', '.join(SIZES)} with windows of {sorted(WINDOWS.values())}"
+            f"its Swin has windows of {window}; there are windows of {sorted(WINDOWS.values())}"
         )
-    return {"swin": size, "pretraining": side}
+    return {"swin": next((k for k, s in SIZES.items() if s == row), row), "pretraining": side}
 
 
 def _transformer(state: State) -> dict[str, Any]:
@@ -210,6 +217,32 @@ def _dino(state, args, file_name, heads) -> tuple[str, dict[str, Any], list[str]
     return "dino.r50_4scale", kwargs, notes
 
 
+def _grounding(state, args, file_name, heads) -> tuple[str, dict[str, Any], list[str]]:
+    del file_name
+    kwargs = _backbone(state) | _transformer(state) | _levels(state, heads)
+    words, text = state["bert.embeddings.word_embeddings.weight"], "transformer.encoder.text_layers"
+    kwargs |= {
+        "vocabulary": words.shape[0],
+        "bert_width": words.shape[1],
+        "bert_layers": count_layers(state, r"bert\.encoder\.layer\.(\d+)\."),
+        "bert_heads": max(1, words.shape[1] // BERT_HEAD),
+        "bert_feedforward": state["bert.encoder.layer.0.intermediate.dense.weight"].shape[0],
+        "bert_pooler": "bert.pooler.dense.weight" in state,
+        "text_feedforward": state[f"{text}.0.linear1.weight"].shape[0],
+        "text_attention": "transformer.decoder.layers.0.catext_norm.weight" in state,
+    }
+    fused = state.get("transformer.encoder.fusion_layers.0.attn.v_proj.weight")
+    kwargs["fusion"] = fused is not None
+    if fused is not None:
+        kwargs["fusion_width"] = fused.shape[0]
+    kwargs["num_queries"] = len(state["transformer.tgt_embed.weight"])
+    if "transformer.refpoint_embed.weight" in state:
+        kwargs["selection"] = "static"
+    if not args.get("sub_sentence_present", True):
+        kwargs["text_level"] = "word"
+    return "grounding_dino.swin_t", kwargs, []
+
+
 def shares_heads(state: State) -> bool:
     """Whether all layers of a DINO have one pair of heads, which is then listed for each."""
     first, second = (state.get(f"bbox_embed.{i}.layers.0.weight") for i in (0, 1))
@@ -240,4 +273,5 @@ FAMILIES: dict[str, Callable] = {
     "dab_deformable_detr": _dab_deformable,
     "dino": _dino,
     "dino.unshared": _dino,
+    "grounding_dino": _grounding,
 }

@@ -20,6 +20,11 @@ class RefusedGlobal(Exception):
 class Record(dict):
     """What an object's attributes become: a plain dictionary that no code stands behind."""
 
+    def restore(self, state: Any) -> None:
+        """Take the attributes; other states (of numbers, of arrays) are of no use here."""
+        if isinstance(state, dict):
+            self.update(state)
+
 
 def read_pickle(
     file: BinaryIO,
@@ -116,8 +121,8 @@ class _Machine:
 
     def build(self) -> None:
         target, state = self.last(2)
-        if isinstance(target, Record) and isinstance(state, dict):
-            target.update(state)
+        if isinstance(target, Record):
+            target.restore(state)
         # Other containers' attributes (a state dict's `_metadata`) are of no use here.
         self.stack.append(target)
 

@@ -3,6 +3,7 @@
 Both hold a pickle that describes tensors (storage, offset, shape, strides) and, apart from it,
 the storages' bytes. `pickles.read_pickle` reads the first against the allow-list below; here
 every size is checked against the bytes there are, so a damaged file is an error and no crash.
+TorchScript archives, which are such zips with scripts beside them, give their state dict.
 """
 
 import math
@@ -20,6 +21,7 @@ import numpy as np
 from jaxseg.errors import UserError
 from jaxseg_convert_torch.inert import INERT
 from jaxseg_convert_torch.pickles import RefusedGlobal, read_pickle
+from jaxseg_convert_torch.torchscript import ScriptNames, is_script, state_dict
 
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -86,7 +88,8 @@ class LazyTensor:
 
 
 def read_pth(path: str | os.PathLike) -> Any:
-    """Read what `torch.save` wrote: containers as they are, tensors as read-only arrays.
+    """Read what `torch.save` wrote: containers as they are, tensors as read-only arrays; of what
+    `torch.jit.save` wrote, the state dict.
 
     A pickled `argparse.Namespace` becomes a dictionary, and other settings plain data (`inert`).
     bfloat16 has ml_dtypes' type.
@@ -204,8 +207,11 @@ def _read_zip(file: BinaryIO) -> Any:
                 storages[key].data = _flat(archive.read(info), dtype, numel, order)
             return storages[key]
 
+        script = is_script(archive, prefix)
+        builders = ScriptNames(_builders()) if script else _builders()
         with archive.open(names[0]) as pickle:
-            return read_pickle(pickle, _builders(), load_persistent)
+            loaded = read_pickle(pickle, builders, load_persistent)
+        return state_dict(loaded, archive, prefix) if script else loaded
 
 
 def _read_legacy(file: BinaryIO) -> Any:

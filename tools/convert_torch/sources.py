@@ -1,6 +1,7 @@
 """Official files and Hugging Face folders as `checkpoints.Source`, and back."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,20 +12,32 @@ from jaxseg.checkpoints import ASSUMED_COCO
 from jaxseg.data.classes import COCO_91, COCO_PANOPTIC
 from jaxseg.errors import UserError
 from jaxseg.models import MODELS
+from jaxseg.models.clip import Clip
 from jaxseg.models.dab_deformable_detr import DabDeformableDetr
 from jaxseg.models.dab_detr import EPSILON, DabDetr
 from jaxseg.models.deformable_detr import DeformableDetr
 from jaxseg.models.detr import DetrSegmentation
 from jaxseg.models.dino import Dino
+from jaxseg.models.grounding_dino import GroundingDino
 from jaxseg.models.sam import Sam
 from jaxseg.native import beneath, build_model, read_json, write_folder, write_json
 from jaxseg.params import flatten
 from jaxseg.pretrained import ImageConfig, Pretrained, Source
+from jaxseg.text.vocabulary import find_vocabulary
 from jaxseg_convert_torch import TABLES, convert, detect_table, revert
 from jaxseg_convert_torch.backbones import BACKBONES
 from jaxseg_convert_torch.files import read_checkpoint, write_state_dict
 from jaxseg_convert_torch.huggingface import read_config
 from jaxseg_convert_torch.huggingface_anchors import DAB_EPSILON
+from jaxseg_convert_torch.huggingface_clip import (
+    activation_of,
+    clip_image,
+    read_clip_preprocessor,
+    write_clip_config,
+    write_clip_preprocessor,
+)
+from jaxseg_convert_torch.huggingface_grounding import EPSILON as GROUNDING_EPSILON
+from jaxseg_convert_torch.huggingface_grounding import write_grounding_config
 from jaxseg_convert_torch.huggingface_sam import write_sam_config, write_sam_preprocessor
 from jaxseg_convert_torch.huggingface_writer import (
     family,
@@ -34,6 +47,8 @@ from jaxseg_convert_torch.huggingface_writer import (
 )
 from jaxseg_convert_torch.infer import infer_detr
 from jaxseg_convert_torch.infer_anchors import FAMILIES, infer_anchors, shares_heads
+from jaxseg_convert_torch.infer_clip import ACTIVATION, HEAD, infer_clip
+from jaxseg_convert_torch.infer_clip import EPSILON as CLIP_EPSILON
 from jaxseg_convert_torch.infer_sam import OFFICIAL_EPSILON, infer_sam
 from jaxseg_convert_torch.preprocessor import read_preprocessor, write_preprocessor
 
@@ -41,8 +56,11 @@ logger = logging.getLogger(__name__)
 
 # Whether masks are drawn -> the table of official files.
 OFFICIAL = {False: "detr", True: "detr.segmentation"}
-# The table of Segment Anything's official files, which also names its model.
-SAM = "sam"
+# The tables of Segment Anything's and of CLIP's official files, which also name their models.
+SAM, CLIP = "sam", "clip"
+GROUNDING = "grounding_dino"
+# Models with a choice of the epsilon of their inverse sigmoid.
+CUTTING = {DabDetr: "DAB-DETR", GroundingDino: "Grounding DINO"}
 # What the labels of published weights stand for, by their number.
 COCO = {len(classes): classes for classes in (COCO_91, COCO_PANOPTIC)}
 
@@ -73,7 +91,8 @@ def _open_huggingface(folder: Path) -> Source:
         model = build_model(name, kwargs, "config.json")
         preprocessor = folder / "preprocessor_config.json"
         content = read_json(preprocessor) if preprocessor.exists() else {}
-        image, image_notes = read_preprocessor(content, getattr(model, "canvas_size", None))
+        read = read_clip_preprocessor if isinstance(model, Clip) else read_preprocessor
+        image, image_notes = read(content, getattr(model, "canvas_size", None))
     except UserError as error:
         raise UserError(f"{folder}: {error}") from error
     state = read_checkpoint(folder).tensors
@@ -87,6 +106,7 @@ def _open_huggingface(folder: Path) -> Source:
         converted.origin,
         notes=notes + image_notes,
         dropped=converted.dropped,
+        vocabulary=find_vocabulary(folder),
     )
 
 
@@ -101,7 +121,7 @@ def _huggingface_table(state, model: nn.Module) -> str:
 def _open_official(path: Path, model: str | None, num_heads: int | None) -> Source:
     state, args = read_checkpoint(path)
     table = detect_table(state)
-    if table not in (*OFFICIAL.values(), *FAMILIES, SAM):
+    if table not in (*OFFICIAL.values(), *FAMILIES, SAM, CLIP):
         remedy = (
             f"begin a training with it, `jaxseg train CONFIG backbone={path}`, or load it into a "
             "detector's backbone with checkpoints.load_backbone"
@@ -111,6 +131,8 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
         raise UserError(f"{path} holds weights of the form {TABLES[table].title}; {remedy}")
     if table == SAM:
         inferred = infer_sam(state, path.name, model, num_heads)
+    elif table == CLIP:
+        inferred = infer_clip(state, path.name, model, num_heads)
     elif table in FAMILIES:
         if table == "dino" and not shares_heads(state):
             table = "dino.unshared"
@@ -133,6 +155,8 @@ def _open_official(path: Path, model: str | None, num_heads: int | None) -> Sour
 
 
 def _image_of(model: nn.Module) -> ImageConfig:
+    if isinstance(model, Clip):
+        return clip_image(model.canvas_size)
     side = getattr(model, "canvas_size", None)
     return ImageConfig() if side is None else ImageConfig(short_side=side, long_side=side)
 
@@ -150,6 +174,8 @@ def write_official(
     """
     if isinstance(pretrained.model, Sam):
         return _write_sam(pretrained, path, say)
+    if isinstance(pretrained.model, Clip):
+        return _write_clip(pretrained, path, say)
     if getattr(pretrained.model.backbone, "norm", FrozenBatchNorm) is not FrozenBatchNorm:
         raise UserError(
             "official detectors have frozen batch normalisation in their ResNets, this model group "
@@ -181,8 +207,26 @@ def _write_sam(pretrained: Pretrained, path: Path, say) -> int:
     return len(state)
 
 
+def _write_clip(pretrained: Pretrained, path: Path, say) -> int:
+    origin = pretrained.origin if _form(pretrained) == CLIP else None
+    state = revert(TABLES[CLIP], pretrained.params, origin)
+    write_state_dict(state, path)
+    image, text = pretrained.model.image, pretrained.model.text
+    heads = [tower.width // tower.num_heads for tower in (image, text)]
+    found = (activation_of(pretrained.model), image.epsilon, *heads)
+    if found != (ACTIVATION, CLIP_EPSILON, HEAD, HEAD):
+        say(
+            f"OpenAI's CLIP has the activation {ACTIVATION!r}, epsilon {CLIP_EPSILON:g} and heads "
+            f"{HEAD} wide, which no tensor shows; this model has {found[0]!r}, {found[1]:g} and "
+            f"heads {heads[0]} and {heads[1]} wide: it computes something else there"
+        )
+    return len(state)
+
+
 def official_form(model: nn.Module) -> str:
     """The table of the official files of a model."""
+    if isinstance(model, GroundingDino):
+        return GROUNDING
     if isinstance(model, Dino):
         return "dino" if model.shared_heads else "dino.unshared"
     if isinstance(model, DeformableDetr):
@@ -209,6 +253,10 @@ def write_huggingface(
     model, came = pretrained.model, _form(pretrained)
     if isinstance(model, Sam):
         return _write_sam_folder(pretrained, folder)
+    if isinstance(model, Clip):
+        return _write_clip_folder(pretrained, folder)
+    if isinstance(model, GroundingDino):
+        return _write_grounding_folder(pretrained, folder, say)
     if pretrained.classes is None:
         raise UserError(
             "Hugging Face's form needs class names, which these weights do not have; give them "
@@ -235,8 +283,34 @@ def _write_sam_folder(pretrained: Pretrained, folder: Path) -> int:
     return len(state)
 
 
-def _write_folder(folder: Path, state, config, preprocessor) -> None:
+def _write_clip_folder(pretrained: Pretrained, folder: Path) -> int:
+    form, model = f"{CLIP}.huggingface", pretrained.model
+    origin = pretrained.origin if _form(pretrained) == form else None
+    state = revert(TABLES[form], pretrained.params, origin)
+    preprocessor = write_clip_preprocessor(pretrained.image, model.canvas_size)
+    _write_folder(folder, state, write_clip_config(model), preprocessor)
+    return len(state)
+
+
+def _write_grounding_folder(pretrained: Pretrained, folder: Path, say) -> int:
+    form, model = f"{GROUNDING}.huggingface", pretrained.model
+    config = write_grounding_config(model)
+    origin = pretrained.origin if _form(pretrained) == form else None
+    if model.bert.pooler:
+        say("transformers' Grounding DINO has no pooler in its BERT, which nothing reads: left out")
+    params = {name: part for name, part in pretrained.params.items() if name != "bert"}
+    bert = {k: part for k, part in pretrained.params["bert"].items() if k != "pooler"}
+    state = revert(TABLES[form], params | {"bert": bert}, origin)
+    preprocessor = write_preprocessor(pretrained.image, "GroundingDinoImageProcessor")
+    _write_folder(folder, state, config, preprocessor, pretrained.vocabulary)
+    _compare_epsilon(model, GROUNDING_EPSILON, "transformers'", say)
+    return len(state)
+
+
+def _write_folder(folder: Path, state, config, preprocessor, vocabulary=None) -> None:
     def write(partial: Path) -> None:
+        if vocabulary is not None:
+            shutil.copyfile(vocabulary, partial / vocabulary.name)
         write_state_dict(state, partial / "model.safetensors")
         write_json(partial / "config.json", config)
         write_json(partial / "preprocessor_config.json", preprocessor)
@@ -245,9 +319,10 @@ def _write_folder(folder: Path, state, config, preprocessor) -> None:
 
 
 def _compare_epsilon(model, epsilon: float, whose: str, say) -> None:
-    if isinstance(model, DabDetr) and model.epsilon != epsilon:
+    called = next((name for kind, name in CUTTING.items() if isinstance(model, kind)), None)
+    if called is not None and model.epsilon != epsilon:
         say(
-            f"{whose} DAB-DETR cuts logits of boxes off at {epsilon:g}, this model at "
+            f"{whose} {called} cuts logits of boxes off at {epsilon:g}, this model at "
             f"{model.epsilon:g}: boxes nearer than that to a border, or smaller, differ there"
         )
 

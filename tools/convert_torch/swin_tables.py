@@ -75,11 +75,13 @@ def swin_buffer(official: str = "") -> Buffer:
     return Buffer(Template(attention + INDEX), Template(attention + BIAS_TABLE), offsets_index)
 
 
-def _huggingface_modules() -> tuple[Rename, ...]:
-    theirs, ours = HUGGINGFACE_BLOCK, "stage{s}_{b}/"
+def huggingface_swin_modules(official: str = "", path: str = "") -> tuple[Rename, ...]:
+    """Hugging Face's names of all but the output norms, under prefixes with their separators."""
+    theirs, ours = official + HUGGINGFACE_BLOCK, f"{path}stage{{s}}_{{b}}/"
+    merging = "downsample{s}/{leaf:norm|reduction}"
     return (
-        rename("embeddings.patch_embeddings.projection", "patch_embed"),
-        rename("embeddings.norm", "patch_norm"),
+        rename(f"{official}embeddings.patch_embeddings.projection", f"{path}patch_embed"),
+        rename(f"{official}embeddings.norm", f"{path}patch_norm"),
         rename(f"{theirs}layernorm_before", f"{ours}norm1"),
         rename(f"{theirs}layernorm_after", f"{ours}norm2"),
         *(rename(f"{theirs}attention.self.{p}", f"{ours}attn/{q}") for p, q in HUGGINGFACE_PARTS),
@@ -87,26 +89,43 @@ def _huggingface_modules() -> tuple[Rename, ...]:
         rename(f"{theirs}intermediate.dense", f"{ours}mlp/linear1"),
         rename(f"{theirs}output.dense", f"{ours}mlp/linear2"),
         rename(
-            "encoder.layers.{s}.downsample.{leaf:norm|reduction}",
-            "downsample{s}/{leaf:norm|reduction}",
+            f"{official}encoder.layers.{{s}}.downsample.{{leaf:norm|reduction}}", path + merging
         ),
     )
 
 
+def huggingface_swin_norms(official: str = "", path: str = "") -> tuple[Rename, ...]:
+    """The norms on a detector's outputs, numbered from 1."""
+    return tuple(
+        rename(f"{official}hidden_states_norms.stage{s + 1}", f"{path}norm{s}") for s in STAGES
+    )
+
+
+def huggingface_swin_tensors(official: str = "", path: str = "") -> tuple[Rename, ...]:
+    """Hugging Face's names of what is no module's weight or bias."""
+    table = f"attention.self.{BIAS_TABLE}"
+    return (
+        rename(
+            f"{official}{HUGGINGFACE_BLOCK}{table}", f"{path}stage{{s}}_{{b}}/attn/{BIAS_TABLE}"
+        ),
+        rename(f"{official}embeddings.position_embeddings", f"{path}position_embed"),
+    )
+
+
+def huggingface_swin_buffer(official: str = "") -> Buffer:
+    """Which offset lies between two tokens of a window."""
+    attention = f"{official}{HUGGINGFACE_BLOCK}attention.self."
+    return Buffer(Template(attention + INDEX), Template(attention + BIAS_TABLE), offsets_index)
+
+
 def _huggingface(name: str, title: str, norms: tuple[Rename, ...], **fields) -> Table:
-    attention = f"{HUGGINGFACE_BLOCK}attention.self."
     return Table(
         name,
         title,
-        (*_huggingface_modules(), *norms),
-        tensors=(
-            rename(attention + BIAS_TABLE, f"stage{{s}}_{{b}}/attn/{BIAS_TABLE}"),
-            rename("embeddings.position_embeddings", "position_embed"),
-        ),
+        (*huggingface_swin_modules(), *norms),
+        tensors=huggingface_swin_tensors(),
         layouts=(BIAS_LAYOUT, (POSITION, TOKENS)),
-        buffers=(
-            Buffer(Template(attention + INDEX), Template(attention + BIAS_TABLE), offsets_index),
-        ),
+        buffers=(huggingface_swin_buffer(),),
         spellings=HUGGINGFACE_SPELLINGS,
         **fields,
     )
@@ -122,7 +141,6 @@ HUGGINGFACE_SPELLINGS = (
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
 )
-OUTPUT_NORMS = tuple(rename(f"hidden_states_norms.stage{s + 1}", f"norm{s}") for s in STAGES)
 MICROSOFT = {
     "tensors": swin_tensors(),
     "fusions": (swin_fusion(),),
@@ -161,7 +179,10 @@ TABLES = (
         "swin.huggingface_classification", "Hugging Face SwinModel", (), **FROM_CLASSIFIER
     ),
     _huggingface(
-        "swin.huggingface", "Hugging Face SwinBackbone", OUTPUT_NORMS, drops=(CLASSIFIER,)
+        "swin.huggingface",
+        "Hugging Face SwinBackbone",
+        huggingface_swin_norms(),
+        drops=(CLASSIFIER,),
     ),
 )
 

@@ -46,6 +46,7 @@ class DeformableDecoderLayer(nn.Module):
         mask: Bool[Array, "b n"],
         attention_mask: Bool[Array, "b q q"] | None = None,
         train: bool = False,
+        *context: Array,
     ) -> Float[Array, "b q d"]:
         """One layer; `attention_mask` is True where queries may see each other."""
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
@@ -62,8 +63,16 @@ class DeformableDecoderLayer(nn.Module):
             return attention(x + query.astype(x.dtype), reference, memory, shapes, mask)
 
         x = residual(self, x, attend_queries, "norm2", train)
+        x = self.read(x, query, train, *context)
         x = residual(self, x, attend_memory, "norm1", train)
         return residual(self, x, lambda x: feed_forward(self, x, train), "norm3", train)
+
+    def read(
+        self, x: Float[Array, "b q d"], query: Float[Array, "b q d"], train: bool, *context: Array
+    ) -> Float[Array, "b q d"]:
+        """What else a layer reads before the memory; this one nothing."""
+        del query, train, context
+        return x
 
 
 class ReferencePosition(nn.Module):
@@ -117,12 +126,14 @@ class DeformableDecoder(nn.Module):
     """A stack of `DeformableDecoderLayer`.
 
     Attributes:
+      layer: the kind of its layers, which `context` is handed on to.
       final_norm: one norm reads out every layer and is not passed on.
       query_position: makes query positions of references, layer by layer; without it they are
         an argument and stay.
     """
 
     num_layers: int = 6
+    layer: type[DeformableDecoderLayer] = DeformableDecoderLayer
     num_heads: int = 8
     num_points: int = 4
     feedforward: int = 1024
@@ -146,6 +157,7 @@ class DeformableDecoder(nn.Module):
         sine_ratio: Float[Array, "b 2"] | None = None,
         refine: Callable | None = None,
         attention_mask: Bool[Array, "b q q"] | None = None,
+        context: tuple[Array, ...] = (),
         train: bool = False,
     ) -> Decoded:
         """Decode.
@@ -157,8 +169,9 @@ class DeformableDecoder(nn.Module):
           refine: (layer, state before the norm, reference) → next reference; the next layer
             gets it without gradient.
           attention_mask: True where queries may see each other.
+          context: what the layers read beside the memory.
         """
-        layer = DeformableDecoderLayer
+        layer = self.layer
         if self.remat:
             layer = nn.remat(layer, static_argnums=(5, 8))
         fields = {f: getattr(self, f) for f in LAYER_FIELDS}
@@ -181,6 +194,7 @@ class DeformableDecoder(nn.Module):
                 encoded.mask,
                 attention_mask,
                 train,
+                *context,
             )
             states.append(norm(x))
             references.append(reference)

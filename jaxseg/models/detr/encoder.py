@@ -56,15 +56,18 @@ class EncoderLayer(nn.Module):
         self,
         x: Float[Array, "b n d"],
         position: Float[Array, "b n d"],
-        mask: Bool[Array, "b n"],
+        mask: Bool[Array, "b n"] | Bool[Array, "b n n"],
         train: bool = False,
     ) -> Float[Array, "b n d"]:
+        """One layer; `mask` is True on what all tokens, or each one of its own, may attend."""
+        masks = {"key_mask" if mask.ndim == 2 else "attention_mask": mask}
+
         def attend(x):
             attention = MultiHeadAttention(
                 self.num_heads, self.dropout, self.dtype, self.param_dtype, name="self_attn"
             )
             placed = x + position.astype(x.dtype)
-            return attention(placed, placed, x, key_mask=mask, train=train)
+            return attention(placed, placed, x, **masks, train=train)
 
         x = residual(self, x, attend, "norm1", train)
         return residual(self, x, lambda x: feed_forward(self, x, train), "norm2", train)

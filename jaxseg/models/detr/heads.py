@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxseg.models.detr.deformable_decoder import Decoded
 from jaxseg.nn.initializers import torch_uniform
 from jaxseg.nn.layers import Mlp
 from jaxseg.ops.boxes import cxcywh_to_xyxy, inverse_sigmoid, scale_boxes
@@ -117,24 +118,51 @@ def refine_boxes(
     return jax.nn.sigmoid(delta + logits)
 
 
+def boxes_by_layer(
+    decoded: Decoded, refine: Callable, look_forward_twice: bool = True
+) -> Float[Array, "l b q 4"]:
+    """What box heads make of every layer's state after the norm.
+
+    Args:
+      refine: (layer, state, reference) → box.
+      look_forward_twice: a layer's box starts from what the layer before made, with its gradient;
+        else from the layer's reference, without (DINO, arXiv 2203.03605, section 3.4).
+    """
+    starts = decoded.references
+    if look_forward_twice:
+        starts = (starts[0], *decoded.updates[:-1])
+    return jnp.stack([refine(i, decoded.states[i], start) for i, start in enumerate(starts)])
+
+
 def sigmoid_detections(
     output: DetectorOutput,
     original_sizes: Int[Array, "b 2"],
     count: int = 300,
     nms_iou: float | None = None,
 ) -> Detections:
+    """The best pairs of query and class by their sigmoids; arguments as in `best_pairs`."""
+    scores = jax.nn.sigmoid(output.logits[-1].astype(jnp.float32))
+    return best_pairs(scores, output.boxes[-1], original_sizes, count, nms_iou)
+
+
+def best_pairs(
+    scores: Float[Array, "b q k"],
+    boxes: Float[Array, "b q 4"],
+    original_sizes: Int[Array, "b 2"],
+    count: int = 300,
+    nms_iou: float | None = None,
+) -> Detections:
     """The `count` best pairs of query and class by falling score; a query may appear twice.
 
-    Boxes are xyxy in pixels of `original_sizes` (h, w), not clipped.
+    Boxes (cxcywh in [0, 1]) become xyxy in pixels of `original_sizes` (h, w), not clipped.
 
     Args:
       nms_iou: of two detections with a larger overlap only the better one stays, whatever
         their classes; the other's score becomes minus infinity, which readers leave out.
     """
-    logits = output.logits[-1].astype(jnp.float32)
-    b, q, k = logits.shape
-    scores, index = jax.lax.top_k(jax.nn.sigmoid(logits).reshape(b, q * k), min(count, q * k))
-    boxes = cxcywh_to_xyxy(output.boxes[-1].astype(jnp.float32))
+    b, q, k = scores.shape
+    scores, index = jax.lax.top_k(scores.reshape(b, q * k), min(count, q * k))
+    boxes = cxcywh_to_xyxy(boxes.astype(jnp.float32))
     boxes = jnp.take_along_axis(boxes, (index // k)[..., None], 1)
     boxes = scale_boxes(boxes, original_sizes)
     if nms_iou is not None:

@@ -8,17 +8,20 @@ memory   = encoder(tokens, sines + level_embed)
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxseg.kernels.ms_deform_attn import Shapes
 from jaxseg.ops.images import resize_mask
 from jaxseg.structures import Features, Images
-from jaxseg.typing import Array, Bool, Float
+from jaxseg.typing import Array, Bool, Float, Int
 
 
 class Encoded(NamedTuple):
     """The encoder's result and what the decoder needs beside it.
+
+    `take` gives rows of it, so that one image can be looked at for several reasons.
 
     Attributes:
       memory: encoder output.
@@ -40,9 +43,22 @@ class Encoded(NamedTuple):
     shapes: Shapes
     features: Features
 
+    def take(self, rows: Int[Array, " p"]) -> "Encoded":
+        """For each of p rows what belongs to one of the b images."""
+        shapes = self.shapes
+        return jax.tree.map(lambda x: x[rows], self._replace(shapes=()))._replace(shapes=shapes)
+
 
 def encode(model: nn.Module, images: Images, exact: bool, train: bool) -> Encoded:
-    """Run `model.backbone`, `model.neck` and `model.encoder`.
+    """Run `model.backbone`, `model.neck` and `model.encoder`; arguments as in `look`."""
+    seen = look(model, images, exact, train)
+    reference = cell_centres(seen.valid_ratios, seen.shapes)
+    memory = model.encoder(seen.tokens, seen.position, reference, seen.shapes, seen.mask, train)
+    return seen._replace(memory=memory)
+
+
+def look(model: nn.Module, images: Images, exact: bool, train: bool) -> Encoded:
+    """Run `model.backbone` and `model.neck`; the memory is still the tokens themselves.
 
     Called inside the model's compact method, which gets the parameter `level_embed`.
 
@@ -61,10 +77,8 @@ def encode(model: nn.Module, images: Images, exact: bool, train: bool) -> Encode
     sines = [model.position(mask) + level_embed[i] for i, mask in enumerate(masks)]
     tokens, position, mask = join(levels), join(sines), join(masks)
     ratios = valid_ratios(masks)
-    reference = cell_centres(ratios, shapes)
-    memory = model.encoder(tokens, position, reference, shapes, mask, train)
     features = Features(tuple(maps), masks[: len(maps)])
-    return Encoded(memory, tokens, position, mask, masks, ratios, shapes, features)
+    return Encoded(tokens, tokens, position, mask, masks, ratios, shapes, features)
 
 
 def level_stages(num_levels: int) -> tuple[int, ...]:

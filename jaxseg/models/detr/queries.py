@@ -30,6 +30,13 @@ def learned_rows(
     return nn.Embed(rows, width, embedding_init=init, name=name, **dtypes)(jnp.arange(rows))
 
 
+def learned_boxes(model: nn.Module, count: int) -> Float[Array, "{count} 4"]:
+    """Boxes that `model` learns in place of proposals (its parameter `refpoint_embed`)."""
+    return jax.nn.sigmoid(
+        learned_rows(model, "refpoint_embed", count, 4, xavier_uniform, jnp.float32)
+    )
+
+
 def learned_queries(model: nn.Module, count: int, b: int) -> Queries:
     """One embedding of `model` holds both, position first (its parameter `query_embed`)."""
     both = learned_rows(model, "query_embed", count, 2 * model.width)

@@ -1,0 +1,159 @@
+"""Captions as arrays: of a training batch, and of the classes that an evaluation asks for."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import flax.struct
+import jax
+import numpy as np
+
+from jaxseg.data.classes import HOLE, Classes
+from jaxseg.data.dataset import Example
+from jaxseg.data.prompts import ENDS, NOTHING, UNNAMED, Prompt, Prompter, Prompts, tidied
+from jaxseg.errors import UserError
+from jaxseg.structures import Batch, Captions
+from jaxseg.text.spans import caption_of, encode_captions, positive_map
+from jaxseg.text.wordpiece import WordPiece
+from jaxseg.typing import Array, Bool
+
+NO_PROMPT = Prompt(NOTHING, (), np.zeros(0, np.int32))
+
+
+@flax.struct.dataclass
+class ClassPrompts:
+    """What an evaluation asks for in every image: p captions that together name k classes.
+
+    Attributes:
+      captions: p of them.
+      tokens: True on the tokens of the caption that name a class; all False for the classes that
+        another caption names.
+    """
+
+    captions: Captions
+    tokens: Bool[Array, "p k s"]
+
+    @property
+    def count(self) -> int:
+        """Of the classes."""
+        return self.tokens.shape[1]
+
+
+def name_objects(
+    example: Example, prompt: Prompt, prompter: Prompter
+) -> tuple[Example, Bool[np.ndarray, "n s"]]:
+    """The objects that a caption names, and the tokens that name each.
+
+    An object's label becomes the place of its name in the caption. Objects that the caption does
+    not name, or names with tokens past its end, are left out.
+    """
+    length = prompter.prompts.length
+    tokens = prompter.tokenizer([prompt.caption])
+    width = max(length, tokens.ids.shape[1])
+    named = positive_map(tokens, 0, prompt.spans, width)
+    whole = named.any(1) & ~named[:, length:].any(1)
+    kept = (prompt.places != UNNAMED) & np.append(whole, False)[prompt.places]
+    places = prompt.places[kept]
+    example = dataclasses.replace(example.select(kept), labels=places)
+    return example, named[places, :length]
+
+
+def caption_batch(
+    batch: Batch,
+    prompts: Sequence[Prompt | None],
+    named: Sequence[Bool[np.ndarray, "_n s"] | None],
+    prompter: Prompter,
+) -> Batch:
+    """A batch with the captions of its rows, and the tokens that name each target.
+
+    Args:
+      prompts: None for a row without an image.
+      named: of `name_objects`.
+    """
+    length = prompter.prompts.length
+    texts = [(prompt or NO_PROMPT).caption for prompt in prompts]
+    rows, slots = batch.targets.mask.shape
+    tokens = np.zeros((rows, slots, length), bool)
+    for row, own in enumerate(named):
+        if own is not None:
+            tokens[row, : len(own)] = own[:slots]
+    return batch.replace(
+        captions=encode_captions(prompter.tokenizer, texts, length, pad_to=length),
+        targets=batch.targets.replace(tokens=tokens),
+    )
+
+
+def class_prompts(
+    names: Sequence[str],
+    tokenizer: WordPiece,
+    length: int,
+    *,
+    at_once: int | None = None,
+    clean: bool = True,
+) -> ClassPrompts:
+    """Captions that name all of some classes, in their order.
+
+    Args:
+      length: tokens of a caption; as many captions are made as it takes.
+      at_once: names of a caption at most, such as 40 for LVIS; None: as many as it holds.
+
+    Raises:
+      UserError: no names, or one that no caption can hold.
+    """
+    if not names:
+        raise UserError("there are no classes to ask for")
+    texts = tidied(tuple(names), clean)
+    chunks = _chunks(names, texts, tokenizer, length, at_once)
+    captions, maps, first = [], [], 0
+    for chunk in chunks:
+        caption, spans = caption_of(chunk)
+        captions.append(caption)
+        every: list = [[] for _ in names]
+        every[first : first + len(chunk)] = spans
+        maps.append(positive_map(tokenizer([caption]), 0, every, length))
+        first += len(chunk)
+    return ClassPrompts(encode_captions(tokenizer, captions, length, pad_to=length), np.stack(maps))
+
+
+def evaluation_prompts(
+    prompter: Prompter, classes: Classes, at_once: int | None = None
+) -> tuple[ClassPrompts, tuple[int, ...]]:
+    """Captions of a data set's classes, and the category id of each of their labels."""
+    found = zip(classes.names, classes.category_ids, strict=True)
+    known = [(name, id_) for name, id_ in found if id_ is not None and name != HOLE]
+    prompts: Prompts = prompter.prompts
+    asked = class_prompts(
+        [name for name, _ in known],
+        prompter.tokenizer,
+        prompts.length,
+        at_once=at_once,
+        clean=prompts.clean,
+    )
+    return asked, tuple(id_ for _, id_ in known)
+
+
+def grouped(prompts: ClassPrompts, size: int) -> tuple[Captions, Bool[np.ndarray, "g c k s"]]:
+    """Captions and maps in groups of equal size; the last is filled up with what names nothing."""
+    count = len(prompts.tokens)
+    filling = -count % size
+    order = np.append(np.arange(count), np.zeros(filling, int))
+    tokens = np.asarray(prompts.tokens)[order]
+    tokens[count:] = False
+    split = lambda x: np.asarray(x)[order].reshape(-1, size, *x.shape[1:])  # noqa: E731
+    return jax.tree.map(split, prompts.captions), tokens.reshape(-1, size, *tokens.shape[1:])
+
+
+def _chunks(names, texts, tokenizer: WordPiece, length: int, at_once: int | None) -> list:
+    chunks, room = [[]], length - ENDS
+    for name, text in zip(names, texts, strict=True):
+        cost = int(tokenizer([text]).counts[0]) - ENDS + 1
+        if not 1 < cost <= length - ENDS:
+            raise UserError(
+                f"the class {name!r} cannot be asked for: it has {cost - 1} tokens, and a caption "
+                f"holds {length - ENDS - 1}; rename it"
+            )
+        if cost > room or len(chunks[-1]) == at_once:
+            chunks.append([])
+            room = length - ENDS
+        chunks[-1].append(text)
+        room -= cost
+    return chunks

@@ -1,0 +1,178 @@
+"""What a detector is told to look for in an image: names, and which object each one names.
+
+Of an image whose data set has classes, the names are those of its objects and some that occur
+nowhere in it. An image with phrases of a caption is asked for these alone: what they leave out may
+be there all the same.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from jaxseg.data.classes import HOLE
+from jaxseg.data.dataset import Example
+from jaxseg.text.spans import LENGTH, caption_of
+from jaxseg.text.vocabulary import open_vocabulary
+
+NOTHING = "."  # the caption of an image that is asked for nothing
+UNNAMED = -1
+ENDS = 2  # tokens of a caption that belong to no name: the first and the last
+PARENTHESES = re.compile(r"\([^()]*\)")
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """How captions are made of names.
+
+    Attributes:
+      vocabulary: of the tokeniser: a `vocab.txt`, a `tokenizer.json`, or a folder with one.
+      length: tokens of every caption, padding included.
+      max_labels: names of a caption; those of the image's objects stay, however many they are.
+      negatives: how many names of absent classes: "fill" up to `max_labels`; "vary" does that for
+        half of the images, and takes a random part of them for the others (MM-Grounding-DINO).
+      grounding: of an image with a caption of its own: "phrases" asks for its distinct phrases one
+        after the other, "sentence" takes the caption as it is, where the data says which words of
+        it name each object.
+      clean: whether names are tidied (see `clean_name`), and one part is drawn of "a/b".
+    """
+
+    vocabulary: str
+    length: int = LENGTH
+    max_labels: int = 80
+    negatives: Literal["fill", "vary"] = "fill"
+    grounding: Literal["phrases", "sentence"] = "phrases"
+    clean: bool = True
+
+
+class Prompt(NamedTuple):
+    """A caption, and what it names.
+
+    Attributes:
+      caption: it ends with a full stop or a question mark, so that it means the same whatever
+        captions stand beside it in a batch.
+      spans: for each name the (begin, end) of its words in the caption.
+      places: int32 (n,), the name of each object; `UNNAMED` where the caption had no room.
+    """
+
+    caption: str
+    spans: Sequence[Sequence[tuple[int, int]]]
+    places: np.ndarray
+
+
+def clean_name(name: str) -> str:
+    """Lower case, spaces for "_", and nothing in parentheses: "Bow_(weapon)" is "bow"."""
+    plain = " ".join(name.lower().replace("_", " ").split())
+    return " ".join(PARENTHESES.sub(" ", plain).split()) or plain
+
+
+class Prompter:
+    """Draws prompts; what it draws depends on its arguments alone.
+
+    Raises:
+      UserError: there is no vocabulary.
+    """
+
+    def __init__(self, prompts: Prompts):
+        self.prompts, self.tokenizer = prompts, open_vocabulary(prompts.vocabulary)
+        self._costs: dict[str, int] = {}
+
+    def cost(self, name: str) -> int:
+        """Tokens of a name and its full stop."""
+        if name not in self._costs:
+            self._costs[name] = int(self.tokenizer([name]).counts[0]) - ENDS + 1
+        return self._costs[name]
+
+    def draw(
+        self,
+        example: Example,
+        classes: Sequence[str],
+        rng: np.random.Generator,
+        unsure: Sequence[int] = (),
+    ) -> Prompt:
+        """A prompt for one image.
+
+        Objects whose name finds no room are `UNNAMED`. The caption does not ask for them, so they
+        must be no targets.
+
+        Args:
+          classes: what the labels stand for, if the example has no names of its own; `HOLE` is no
+            class.
+          unsure: labels that must not be taken for absent, such as those of crowds.
+        """
+        if self.prompts.grounding == "sentence" and example.spans is not None:
+            return _sentence(example)
+        names = classes if example.names is None else example.names
+        words = {label: self._word(names[label], rng) for label in np.unique(example.labels)}
+        kept, room = self._fitting(_shuffled(dict.fromkeys(words.values()), rng))
+        if example.exhaustive:
+            known = {*words, *map(int, unsure)}
+            absent = [label for label in range(len(names)) if label not in known]
+            kept += self._absent(names, absent, set(words.values()), room, rng)
+        kept = _shuffled(kept, rng)
+        caption, spans = caption_of(kept)
+        place = {name: i for i, name in enumerate(kept)}
+        places = [place.get(words[label], UNNAMED) for label in example.labels.tolist()]
+        return Prompt(caption or NOTHING, spans, np.asarray(places, np.int32))
+
+    def _word(self, name: str, rng: np.random.Generator) -> str:
+        if not self.prompts.clean:
+            return " ".join(name.lower().split())
+        parts = [part.strip() for part in clean_name(name).split("/") if part.strip()]
+        return parts[rng.integers(len(parts))] if len(parts) > 1 else "".join(parts)
+
+    def _fitting(self, names: Sequence[str]) -> tuple[list[str], int]:
+        """The names that find room, and how much is left."""
+        kept, room = [], self.prompts.length - ENDS
+        for name in names:
+            if 1 < self.cost(name) <= room:
+                kept.append(name)
+                room -= self.cost(name)
+        return kept, room
+
+    def _absent(
+        self,
+        names: Sequence[str],
+        labels: Sequence[int],
+        present: set[str],
+        room: int,
+        rng: np.random.Generator,
+    ) -> list[str]:
+        """Names of classes that are not in the image, in random order, up to the first too long."""
+        wanted = min(max(0, self.prompts.max_labels - len(present)), len(labels))
+        if self.prompts.negatives == "vary" and wanted and rng.random() < 0.5:
+            wanted = int(rng.integers(1, wanted, endpoint=True))
+        chosen: dict[str, None] = {}
+        for i in rng.permutation(len(labels)):
+            if len(chosen) == wanted:
+                break
+            name = "" if names[labels[i]] == HOLE else self._word(names[labels[i]], rng)
+            # Two classes may have one name once it is tidied.
+            if name in present or name in chosen or self.cost(name) == 1:
+                continue
+            room -= self.cost(name)
+            if room < 0:
+                break
+            chosen[name] = None
+        return list(chosen)
+
+
+@lru_cache(maxsize=256)
+def tidied(names: tuple[str, ...], clean: bool = True) -> tuple[str, ...]:
+    """Names of classes as an evaluation asks for them: tidied, "a/b" as it is."""
+    return tuple(clean_name(name) if clean else " ".join(name.lower().split()) for name in names)
+
+
+def _sentence(example: Example) -> Prompt:
+    caption = example.caption.rstrip()
+    if not caption.endswith((".", "?")):
+        caption += " ."
+    return Prompt(caption, example.spans, example.labels.astype(np.int32))
+
+
+def _shuffled(names, rng: np.random.Generator) -> list[str]:
+    names = list(names)
+    return [names[i] for i in rng.permutation(len(names))]
