@@ -56,9 +56,8 @@ def open_coloured(
         which a colour or a shape would not be seen in training.
     """
     if location not in SPLITS:
-        raise UserError(
-            f"coloured shapes are {_or(f'coloured:{s}' for s in SPLITS)}; got {location!r}"
-        )
+        splits = ", ".join(f"coloured:{split}" for split in SPLITS)
+        raise UserError(f"the splits of coloured shapes are {splits}; got {location!r}")
     limits = {
         "count": count >= 1,
         "seed": 0 <= seed < 2**64,

@@ -87,7 +87,7 @@ def parse_line(
       LineError: says what came and what is allowed.
     """
     try:
-        record = json.loads(text)
+        record = json.loads(text.strip())
     except json.JSONDecodeError as error:
         raise LineError(f"it is not valid JSON (column {error.colno}: {error.msg})") from None
     _require(isinstance(record, dict), "it must be an object {...}", record)
@@ -169,9 +169,7 @@ def _spans(given: Any, caption: str) -> Spans | None:
             for pair in given
         )
     )
-    allowed = (
-        f"tokens_positive must be pairs [begin, end] of the caption's {len(caption)} characters"
-    )
+    allowed = f"tokens_positive must be pairs [begin, end] within the caption's {len(caption)}"
     _require(pairs and all(0 <= b < e <= len(caption) for b, e in given), allowed, given)
     return tuple((begin, end) for begin, end in given)
 

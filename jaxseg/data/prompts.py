@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from jaxseg.data.classes import HOLE
 from jaxseg.data.dataset import Example
 from jaxseg.text.spans import LENGTH, caption_of
-from jaxseg.text.vocabulary import open_vocabulary
+from jaxseg.text.vocabulary import find_vocabulary, open_vocabulary
 
 NOTHING = "."  # the caption of an image that is asked for nothing
 UNNAMED = -1
@@ -69,6 +70,11 @@ def clean_name(name: str) -> str:
     return " ".join(PARENTHESES.sub(" ", plain).split()) or plain
 
 
+def vocabulary_file(path: str) -> Path:
+    """The file of a vocabulary that is given by its file or its folder."""
+    return find_vocabulary(Path(path).expanduser()) or Path(path).expanduser()
+
+
 class Prompter:
     """Draws prompts; what it draws depends on its arguments alone.
 
@@ -77,7 +83,7 @@ class Prompter:
     """
 
     def __init__(self, prompts: Prompts):
-        self.prompts, self.tokenizer = prompts, open_vocabulary(prompts.vocabulary)
+        self.prompts, self.tokenizer = prompts, open_vocabulary(Path(prompts.vocabulary).expanduser())
         self._costs: dict[str, int] = {}
 
     def cost(self, name: str) -> int:

@@ -4,6 +4,8 @@ from jaxseg.predict.detector import Detector
 from jaxseg.predict.draw import draw
 from jaxseg.predict.draw_masks import draw_masks
 from jaxseg.predict.draw_scene import draw_scene
+from jaxseg.predict.grounded import GroundedDetector, GroundedPrediction
+from jaxseg.predict.grounded_segmenter import GroundedSegmenter
 from jaxseg.predict.mask_generator import AutomaticMaskGenerator
 from jaxseg.predict.panoptic import Scene
 from jaxseg.predict.prompts import Prompt
@@ -13,6 +15,9 @@ from jaxseg.predict.sam_predictor import SamPredictor
 __all__ = [
     "AutomaticMaskGenerator",
     "Detector",
+    "GroundedDetector",
+    "GroundedPrediction",
+    "GroundedSegmenter",
     "Prediction",
     "Prompt",
     "SamPredictor",

@@ -1,13 +1,11 @@
 """A detector for users: any images in, named boxes out."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
 from jaxseg.checkpoints import from_pretrained
@@ -15,7 +13,7 @@ from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError, require_share
 from jaxseg.models.detr.segments import THRESHOLD
 from jaxseg.ops.images import normalize
-from jaxseg.predict import preprocess
+from jaxseg.predict.batches import Batches
 from jaxseg.predict.masks import ImageMasks, QueryMasks, predicts_masks, query_masks
 from jaxseg.predict.panoptic import Scene
 from jaxseg.predict.preprocess import ImageSource, Prepared, Size
@@ -34,7 +32,7 @@ class Answer(NamedTuple):
     masks: QueryMasks | None
 
 
-class Detector:
+class Detector(Batches):
     """Detect objects in files, PIL images and arrays of any size.
 
     Images are resized as the model was trained to see them and laid on canvases of a few sizes,
@@ -77,27 +75,16 @@ class Detector:
           UserError: a batch size below 1, a canvas that the model cannot divide, or more or fewer
             names than labels.
         """
-        if batch_size < 1:
-            raise UserError(f"batch_size must be 1 or more; got {batch_size}")
-        if not hasattr(model, "detections"):
+        if not hasattr(model, "num_classes"):
             raise UserError(
                 f"a {type(model).__name__} finds no objects by itself: prompt Segment Anything "
-                "with predict.SamPredictor"
+                "with predict.SamPredictor, tell Grounding DINO what to find with "
+                "predict.GroundedDetector"
             )
+        super().__init__(model.stride, image, batch_size, buckets)
         self.model = model.clone(canvas="exact")
         self.params = jax.device_put(params)
         self.classes = classes
-        self.image = image or ImageConfig()
-        self.batch_size = batch_size
-        short, long = self.image.short_side, self.image.long_side
-        self.buckets = tuple(buckets or preprocess.default_buckets(short, long, self.model.stride))
-        for height, width in self.buckets:
-            if height % model.stride or width % model.stride or not height * width > 0:
-                raise UserError(
-                    f"sides of canvases must be multiples of {model.stride}, the model's stride; "
-                    f"got {height}x{width}"
-                )
-        self._limit = max(max(bucket) for bucket in self.buckets)
         self._names = label_names(classes, model.num_classes)
         things = (True,) * model.num_classes if classes is None else classes.things
         self._things = tuple(
@@ -148,19 +135,6 @@ class Detector:
         if not isinstance(images, list | tuple):
             return self([images], threshold)[0]
         return self.detect(map(self.prepare, images), threshold)
-
-    def prepare(self, image: ImageSource) -> Prepared:
-        """Read and resize an image; far smaller than the image, as a rule.
-
-        Raises:
-          UserError: the image cannot be read.
-        """
-        pixels = preprocess.load_image(image)
-        size = pixels.shape[:2]
-        resized = preprocess.resized_size(
-            size, self.image.short_side, self.image.long_side, self._limit
-        )
-        return Prepared(preprocess.resize(pixels, resized), size)
 
     def detect(self, prepared: Iterable[Prepared], threshold: float = 0.5) -> list[Prediction]:
         """As the call, for images that `prepare` made; a few at a time are held."""
@@ -215,8 +189,10 @@ class Detector:
     def _each(self, prepared: Iterable[Prepared], name: Callable) -> list:
         """`name(answer, image, masks)` of every image, in order."""
         found: dict[int, Any] = {}
-        for bucket, group in self._groups(prepared):
-            answer = self._run([image for _, image in group], bucket)
+        for bucket, group in self.groups(prepared):
+            canvases, sizes = self.on_canvas(group, bucket)
+            with jax.default_matmul_precision(self._precision):
+                answer = jax.device_get(self._detect(self.params, canvases, sizes))
             for row, (position, image) in enumerate(group):
                 masks = None
                 if answer.masks is not None:
@@ -225,26 +201,6 @@ class Detector:
                 one = Answer(*(x[row] for x in answer[:3]), None)
                 found[position] = name(one, image, masks)
         return [found[position] for position in range(len(found))]
-
-    def _groups(
-        self, prepared: Iterable[Prepared]
-    ) -> Iterator[tuple[Size, list[tuple[int, Prepared]]]]:
-        """Images that share a canvas, with their positions, at most `batch_size` at a time."""
-        groups: dict[Size, list[tuple[int, Prepared]]] = defaultdict(list)
-        for position, image in enumerate(prepared):
-            bucket = preprocess.choose_bucket(image.pixels.shape[:2], self.buckets)
-            groups[bucket].append((position, image))
-            if len(groups[bucket]) == self.batch_size:
-                yield bucket, groups.pop(bucket)
-        yield from groups.items()
-
-    def _run(self, images: list[Prepared], bucket: Size) -> "Answer":
-        # Rows that fill up a batch repeat an image: a canvas without pixels would give NaN.
-        images = images + images[-1:] * (self.batch_size - len(images))
-        sizes = np.asarray([image.size for image in images], np.int32)
-        canvases = preprocess.put_on_canvas([image.pixels for image in images], bucket)
-        with jax.default_matmul_precision(self._precision):
-            return jax.device_get(self._detect(self.params, canvases, sizes))
 
     def forward(self, params: PyTree, images: Images, sizes: Int[Array, "b 2"]) -> "Answer":
         """What is compiled for each canvas: a pure function, for `jax.jit` and its like.

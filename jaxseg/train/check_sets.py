@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from flax import linen as nn
 
 from jaxseg.data.dataset import Dataset
+from jaxseg.data.prompts import Prompter, Prompts
 from jaxseg.errors import UserError
 from jaxseg.eval.coco_ap import METRICS
 from jaxseg.eval.panoptic import METRICS as PANOPTIC_METRICS
@@ -38,6 +39,19 @@ def check_captions(data: Data, model: nn.Module) -> None:
         raise UserError(
             f"data.prompts makes captions, which the model ({kind}) does not read: set "
             "data.prompts=none"
+        )
+    if reads:
+        _check_vocabulary(data.prompts, model)
+
+
+def _check_vocabulary(prompts: Prompts, model: nn.Module) -> None:
+    """Raise `UserError` if the tokeniser has words that the text encoder does not know."""
+    words = Prompter(prompts).tokenizer.length
+    known = getattr(getattr(model, "bert", None), "vocabulary", words)
+    if words > known:
+        raise UserError(
+            f"the vocabulary {prompts.vocabulary} has {words} words and the model's text encoder "
+            f"{known}: give data.prompts.vocabulary the one that the text encoder was made for"
         )
 
 

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from jaxseg.data.dataset import Dataset
 from jaxseg.errors import UserError
-from jaxseg.losses.criterion import FocalClasses, SetCriterion, SoftmaxClasses
+from jaxseg.losses.criterion import FocalClasses, SetCriterion, SoftmaxClasses, TokenClasses
 from jaxseg.params import abstract_output, reads_captions
 from jaxseg.predict.masks import predicts_masks
 from jaxseg.train.check_sets import check_sets
@@ -121,6 +121,12 @@ def check_criterion(criterion: SetCriterion, model: nn.Module, params: Mapping) 
     """
     output, kind = abstract_output(model, params), type(model).__name__
     outputs, classes = output.logits.shape[-1], criterion.classes
+    if reads_captions(model) != isinstance(classes, TokenClasses):
+        likely = "TokenClasses" if reads_captions(model) else "FocalClasses or SoftmaxClasses"
+        raise UserError(
+            f"the classes of the model ({kind}) are not what {type(classes).__name__} scores: "
+            f"criterion.classes must be {likely}{_recipes(model)}"
+        )
     if not reads_captions(model) and classes.no_object(outputs) != model.num_classes:
         likely = FocalClasses if outputs == model.num_classes else SoftmaxClasses
         raise UserError(

@@ -71,7 +71,8 @@ def _train(args: argparse.Namespace, experiment) -> int:
     session = prepare(experiment, record)
     experiment = session.experiment
     # Now: after hours of training an error would be too late.
-    export = Export(*describe(session.model), session.classes, experiment.data.image)
+    about = (session.classes, experiment.data.image, session.vocabulary)
+    export = Export(*describe(session.model), *about)
     evaluate = session.evaluator()
     if main:
         print(summary(session), flush=True)

@@ -26,18 +26,20 @@ class Export:
       name, kwargs: of the model's builder.
       classes: of its labels.
       image: how images are prepared for it.
+      vocabulary: file of the tokeniser of its captions, if it reads any.
     """
 
     name: str
     kwargs: dict[str, Any]
     classes: Classes
     image: ImageConfig
+    vocabulary: str | None = None
 
     def write(self, state: TrainState, directory: Path) -> None:
         """Write the averaged weights; every process must call it."""
         params = jax.tree.map(_on_host, state.averaged())
         if jax.process_index() == 0:
-            about = {"classes": self.classes, "image": self.image}
+            about = {"classes": self.classes, "image": self.image, "vocabulary": self.vocabulary}
             save_pretrained(directory, self.name, self.kwargs, params, **about)
 
     def to_json(self) -> dict[str, Any]:
@@ -47,13 +49,15 @@ class Export:
             "kwargs": encode_kwargs(self.kwargs),
             "classes": self.classes.to_json(),
             "image": asdict(self.image),
+            "vocabulary": self.vocabulary,
         }
 
     @classmethod
     def from_json(cls, record: Mapping) -> Self:
         """Raises KeyError or TypeError where the record is no `to_json`'s."""
         classes, image = Classes.from_json(record["classes"]), ImageConfig(**record["image"])
-        return cls(record["name"], dict(record["kwargs"]), classes, image)
+        about = (classes, image, record.get("vocabulary"))
+        return cls(record["name"], dict(record["kwargs"]), *about)
 
 
 def _on_host(x: jax.Array) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxseg.data.captions import evaluation_prompts
 from jaxseg.data.classes import Classes
 from jaxseg.data.dataset import Dataset
 from jaxseg.data.loader import Loader
-from jaxseg.data.prompts import Prompter
+from jaxseg.data.prompts import Prompter, vocabulary_file
 from jaxseg.eval.build import make_evaluator
 from jaxseg.eval.runner import Evaluator
 from jaxseg.parallel.mesh import batch_shards
@@ -86,6 +86,12 @@ class Session:
         """What a checkpoint is restored into."""
         arguments = (self.init_params, self.make_state, self.experiment.sharding, self.mesh)
         return states.abstract_state(*arguments)
+
+    @property
+    def vocabulary(self) -> str | None:
+        """The tokeniser's file, of a run with captions."""
+        prompts = self.experiment.data.prompts
+        return None if prompts is None else str(vocabulary_file(prompts.vocabulary))
 
     @property
     def val_set(self) -> Dataset | None:

@@ -1,0 +1,377 @@
+"""Grounding DINO for users: any images and any words in, named boxes out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxseg.checkpoints import from_pretrained
+from jaxseg.errors import UserError, require_share
+from jaxseg.models.grounding_dino import GroundingDino
+from jaxseg.ops.boxes import cxcywh_to_xyxy, scale_boxes
+from jaxseg.ops.images import normalize
+from jaxseg.predict.batches import Batches, Group
+from jaxseg.predict.phrases import Pass, Text, Wanted, plan
+from jaxseg.predict.preprocess import ImageSource, Prepared, Size
+from jaxseg.predict.result import Prediction, warn_not_finite
+from jaxseg.pretrained import ImageConfig
+from jaxseg.structures import Captions, Images
+from jaxseg.text.spans import LENGTH, encode_captions, phrase_of
+from jaxseg.text.wordpiece import WordPiece
+from jaxseg.typing import Array, Int, PyTree
+
+BOX, WORDS = 0.35, 0.25  # default thresholds, those of the original
+SHORTEST = 16  # tokens that captions are filled up to, or the next power of two
+PAIRS = 8  # of image and caption in one call of the model
+
+
+@dataclass(frozen=True)
+class GroundedPrediction(Prediction):
+    """The objects of one image that were looked for, the surest first (n of them).
+
+    Attributes:
+      names: the phrase that each object is likest, and `labels` its place among `phrases`.
+      scores: the probability of the likeliest token.
+      phrases: what was looked for (k of them).
+      phrase_scores: float32 (n, k), the mean probability of each phrase's tokens; 0 for phrases
+        that were looked for in another pass.
+      text_labels: the words above the text threshold, wherever they stand in the caption, as the
+        original's demo joins them.
+    """
+
+    phrases: tuple[str, ...] = ()
+    phrase_scores: np.ndarray | None = None
+    text_labels: tuple[str, ...] = ()
+
+    def take(self, rows: np.ndarray) -> "GroundedPrediction":
+        """Some of the objects, by their places."""
+        return replace(
+            self,
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            names=tuple(self.names[i] for i in rows),
+            masks=None if self.masks is None else self.masks[rows],
+            phrase_scores=self.phrase_scores[rows],
+            text_labels=tuple(self.text_labels[i] for i in rows),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """`Prediction.to_dict` with the words of each object under "text"."""
+        record = super().to_dict()
+        for found, words in zip(record["objects"], self.text_labels, strict=True):
+            found["text"] = words
+        return record
+
+
+class Row(NamedTuple):
+    """What the model says of one image and one caption: (q, s) and (q, 4)."""
+
+    probabilities: np.ndarray
+    boxes: np.ndarray
+
+
+class GroundedDetector(Batches):
+    """Find what words say in files, PIL images and arrays of any size.
+
+        detector = GroundedDetector.from_pretrained("IDEA-Research/grounding-dino-tiny")
+        found = detector("street.jpg", "a red car. traffic light.")
+        found = detector(["a.jpg", "b.jpg"], ["person", "bicycle", "stop sign"])
+
+    Images lie on canvases of a few sizes and captions are filled up to a few lengths, so that few
+    programs are compiled; an answer depends neither on its canvas nor on what else is asked.
+
+    Attributes:
+      model: with `canvas="exact"`.
+      tokenizer: of its text encoder.
+      length: tokens that it reads at a time.
+      image, buckets, batch_size: of `Batches`.
+    """
+
+    def __init__(
+        self,
+        model: GroundingDino,
+        params: PyTree,
+        tokenizer: WordPiece,
+        image: ImageConfig | None = None,
+        *,
+        batch_size: int = 1,
+        buckets: Sequence[Size] | None = None,
+        length: int = LENGTH,
+        precision: str = "highest",
+    ):
+        """Wrap a model.
+
+        Args:
+          model, params: a Grounding DINO and its parameters.
+          tokenizer: see `Pretrained.tokenizer`.
+          image, batch_size, buckets: of `Batches`.
+          precision: of matrix products (`jax.default_matmul_precision`).
+
+        Raises:
+          UserError: no Grounding DINO, a tokeniser of more words than it knows, or what `Batches`
+            refuses.
+        """
+        if not isinstance(model, GroundingDino):
+            raise UserError(
+                f"words need a Grounding DINO; got a {type(model).__name__}: take "
+                "grounding_dino.swin_t, for example, or predict.Detector for other detectors"
+            )
+        if tokenizer.length > model.bert.vocabulary:
+            raise UserError(
+                f"the vocabulary has {tokenizer.length} pieces and the model knows "
+                f"{model.bert.vocabulary}: give the one that it was trained with"
+            )
+        super().__init__(model.stride, image, batch_size, buckets)
+        self.model = model.clone(canvas="exact")
+        self.params = jax.device_put(params)
+        self.tokenizer = tokenizer
+        self.length = length
+        self._precision = precision
+        self._answer = jax.jit(self.forward)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | PathLike,
+        *,
+        vocabulary: str | Path | None = None,
+        model: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool | None = None,
+        **options,
+    ) -> "GroundedDetector":
+        """Load a folder of weights, an official file or a Hugging Face id.
+
+        Args:
+          vocabulary: of `Pretrained.tokenizer`; official files hold none.
+          name_or_path, model, revision, local_files_only: as in
+            `jaxseg.checkpoints.from_pretrained`.
+          options: of the constructor.
+
+        Raises:
+          UserError: there are no such weights, or there is no vocabulary.
+        """
+        weights = from_pretrained(
+            name_or_path, model=model, revision=revision, local_files_only=local_files_only
+        )
+        tokenizer = weights.tokenizer(vocabulary)
+        return cls(weights.model, weights.params, tokenizer, weights.image, **options)
+
+    def __call__(
+        self,
+        images: ImageSource | Sequence[ImageSource],
+        text: Text,
+        box_threshold: float = BOX,
+        text_threshold: float = WORDS,
+        *,
+        remove_combined: bool = False,
+    ) -> GroundedPrediction | list[GroundedPrediction]:
+        """Find what a text names, in one image or in each of a list.
+
+        Args:
+          images: a path, PIL image or array (see `preprocess.load_image`), or a list of them.
+          text: a caption ("cat. dog.") or a list of names; see `phrases.plan`.
+          box_threshold: objects whose likeliest token lies above it are kept.
+          text_threshold: tokens above it are an object's `text_labels`.
+          remove_combined: those only of the phrase of the likeliest token.
+
+        Returns:
+          One prediction for one image; for a list a list in its order.
+
+        Raises:
+          UserError: an image cannot be read, the text names nothing, or a threshold is no number
+            from 0 to 1.
+        """
+        thresholds = (box_threshold, text_threshold)
+        if not isinstance(images, list | tuple):
+            return self([images], text, *thresholds, remove_combined=remove_combined)[0]
+        prepared = map(self.prepare, images)
+        return self.detect(prepared, text, *thresholds, remove_combined=remove_combined)
+
+    def detect(
+        self,
+        prepared: Iterable[Prepared],
+        text: Text,
+        box_threshold: float = BOX,
+        text_threshold: float = WORDS,
+        *,
+        remove_combined: bool = False,
+    ) -> list[GroundedPrediction]:
+        """As the call, for images that `prepare` made; a few at a time are held."""
+        finder = self._finder(box_threshold, text_threshold, remove_combined)
+        wanted = plan(text, self.tokenizer, self.length)
+        return [found[0] for found in self._find(prepared, lambda position: [wanted], finder)]
+
+    def grid(
+        self,
+        images: Sequence[ImageSource],
+        texts: Sequence[Text],
+        box_threshold: float = BOX,
+        text_threshold: float = WORDS,
+    ) -> list[list[GroundedPrediction]]:
+        """Find what each of several texts names in each of several images.
+
+        Returns:
+          For each image a prediction for each text. An image is seen and a text read once in a
+          call of the model, however many they are paired with.
+        """
+        finder = self._finder(box_threshold, text_threshold, False)
+        wanted = [plan(text, self.tokenizer, self.length) for text in texts]
+        return self._find(map(self.prepare, images), lambda position: wanted, finder)
+
+    def each(
+        self,
+        images: Sequence[ImageSource],
+        texts: Sequence[Text],
+        box_threshold: float = BOX,
+        text_threshold: float = WORDS,
+    ) -> list[GroundedPrediction]:
+        """Find in each image what its own text names.
+
+        Raises:
+          UserError: not one text for each image.
+        """
+        if len(images) != len(texts):
+            raise UserError(f"every image needs a text; got {len(images)} and {len(texts)}")
+        finder = self._finder(box_threshold, text_threshold, False)
+        wanted = [plan(text, self.tokenizer, self.length) for text in texts]
+        prepared = map(self.prepare, images)
+        found = self._find(prepared, lambda position: [wanted[position]], finder)
+        return [one[0] for one in found]
+
+    def _finder(self, box: float, words: float, remove_combined: bool) -> "Finder":
+        require_share("box_threshold", box)
+        require_share("text_threshold", words)
+        return Finder(self.tokenizer, box, words, remove_combined)
+
+    def _find(self, prepared, wanted_of, finder: "Finder") -> list[list[GroundedPrediction]]:
+        """For each image what is found of each thing wanted of it, in order."""
+        found: dict[int, list[GroundedPrediction]] = {}
+        for bucket, group in self.groups(prepared):
+            wanted = [wanted_of(position) for position, _ in group]
+            rows = self._rows(group, bucket, wanted)
+            for (position, image), several in zip(group, wanted, strict=True):
+                found[position] = [
+                    finder.predict(one, [next(rows) for _ in one.passes], image.size)
+                    for one in several
+                ]
+        return [found[position] for position in range(len(found))]
+
+    def _rows(self, group: Group, bucket: Size, wanted: list[list[Wanted]]):
+        """What the model says of each pass of everything that is wanted, in order."""
+        pairs = [
+            (image, one)
+            for image, several in enumerate(wanted)
+            for thing in several
+            for one in thing.passes
+        ]
+        canvases, sizes = self.on_canvas(group, bucket)
+        most = max(PAIRS, self.batch_size)
+        for start in range(0, len(pairs), most):
+            some = pairs[start : start + most]
+            captions, index = self._captions([one for _, one in some])
+            numbers = np.asarray([image for image, _ in some])
+            full = np.stack([numbers, index], -1).astype(np.int32)
+            full = np.concatenate([full, full[-1:].repeat(_round(len(full)) - len(full), 0)])
+            with jax.default_matmul_precision(self._precision):
+                answer = jax.device_get(self._answer(self.params, canvases, sizes, captions, full))
+            for row, (_, one) in enumerate(some):
+                yield Row(answer.probabilities[row, :, : len(one.ids)], answer.boxes[row])
+
+    def _captions(self, passes: Sequence[Pass]) -> tuple[Captions, np.ndarray]:
+        """Each caption once, filled up to a power of two of them, and which one each pass has."""
+        texts = list(dict.fromkeys(one.caption for one in passes))
+        index = np.asarray([texts.index(one.caption) for one in passes])
+        longest = max(len(one.ids) for one in passes)
+        texts += texts[-1:] * (_round(len(texts)) - len(texts))
+        pad_to = max(SHORTEST, _round(longest))
+        return encode_captions(self.tokenizer, texts, self.length, pad_to), index
+
+    def forward(
+        self,
+        params: PyTree,
+        images: Images,
+        sizes: Int[Array, "b 2"],
+        captions: Captions,
+        pairs: Int[Array, "p 2"],
+    ) -> Row:
+        """What is compiled for each canvas: a pure function, for `jax.jit` and its like.
+
+        Args:
+          images: uint8 on canvases.
+          sizes: (h, w) of the original images.
+          captions: of `encode_captions`.
+          pairs: (image, caption) of each row of the answer.
+
+        Returns:
+          Probabilities of each query's tokens (p, q, s), and its boxes (p, q, 4), xyxy in pixels.
+        """
+        images, captions = jax.tree.map(jnp.asarray, (images, captions))
+        images = normalize(images, self.image.mean, self.image.std)
+        pairs = jnp.asarray(pairs)
+        output = self.model.apply({"params": params}, images, captions, pairs=pairs)
+        logits, boxes = output.logits[-1], cxcywh_to_xyxy(output.boxes[-1].astype(jnp.float32))
+        return Row(jax.nn.sigmoid(logits), scale_boxes(boxes, jnp.asarray(sizes)[pairs[:, 0]]))
+
+
+class Finder(NamedTuple):
+    """Turns what the model says into predictions."""
+
+    tokenizer: WordPiece
+    box_threshold: float
+    text_threshold: float
+    remove_combined: bool
+
+    def predict(self, wanted: Wanted, rows: Sequence[Row], size: Size) -> GroundedPrediction:
+        """The objects of all passes of what was wanted of an image of `size`."""
+        parts = [
+            self._one(one, row, len(wanted.phrases))
+            for one, row in zip(wanted.passes, rows, strict=True)
+        ]
+        boxes, scores, phrase_scores, words = (np.concatenate(x) for x in zip(*parts, strict=True))
+        order = np.argsort(-scores, kind="stable")
+        labels = phrase_scores[order].argmax(-1).astype(np.int32)
+        return GroundedPrediction(
+            boxes=boxes[order],
+            scores=scores[order],
+            labels=labels,
+            names=tuple(wanted.phrases[label] for label in labels),
+            size=size,
+            phrases=wanted.phrases,
+            phrase_scores=phrase_scores[order],
+            text_labels=tuple(str(words[i]) for i in order),
+        )
+
+    def _one(self, one: Pass, row: Row, phrases: int):
+        """Boxes, scores, scores of all phrases, and words, of the queries that are kept."""
+        finite = np.isfinite(row.boxes).all(-1) & np.isfinite(row.probabilities).all(-1)
+        warn_not_finite(finite)
+        kept = np.flatnonzero(finite)
+        kept = kept[row.probabilities[kept].max(-1) > self.box_threshold]
+        probabilities = row.probabilities[kept]
+        scores = np.zeros((len(kept), phrases), np.float32)
+        counts = np.maximum(one.tokens.sum(-1), 1)
+        scores[:, one.labels] = probabilities @ one.tokens.T.astype(np.float32) / counts
+        words = [
+            phrase_of(
+                self.tokenizer,
+                one.ids,
+                some,
+                self.text_threshold,
+                remove_combined=self.remove_combined,
+            )
+            for some in probabilities
+        ]
+        best = probabilities.max(-1) if len(kept) else np.zeros(0, np.float32)
+        return row.boxes[kept], best, scores, np.asarray(words, object)
+
+
+def _round(count: int) -> int:
+    """The next power of two."""
+    return 1 << max(0, count - 1).bit_length()
