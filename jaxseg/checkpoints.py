@@ -22,7 +22,7 @@ from jaxseg import __version__, hub, native
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.native import is_native
-from jaxseg.params import abstract_params, flatten, unflatten
+from jaxseg.params import abstract_params, flatten, reads_captions, unflatten
 from jaxseg.pretrained import ImageConfig, Pretrained, Source, assemble, check_shapes
 from jaxseg.probe import record_probe
 from jaxseg.text.vocabulary import find_vocabulary
@@ -277,7 +277,7 @@ def _open_native(directory: Path) -> Source:
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / native.CONFIG} is damaged: {error}") from error
     model = native.build_model(config["model"], config["kwargs"], str(directory / native.CONFIG))
-    if classes and len(classes) != (labels := _labels(model)):
+    if classes and len(classes) != (labels := _labels(model, classes)):
         raise UserError(
             f"{directory / native.CONFIG} names {len(classes)} classes and its model has "
             f'{labels}; mend its "classes", or set them to null'
@@ -288,13 +288,13 @@ def _open_native(directory: Path) -> Source:
 
 
 def _check_classes(model, classes) -> None:
-    if classes is not None and len(classes) != (labels := _labels(model)):
+    if classes is not None and len(classes) != (labels := _labels(model, classes)):
         raise UserError(
             f"{len(classes)} classes were given for a model of {labels}; "
             "build it with num_classes=len(classes)"
         )
 
 
-def _labels(model) -> int:
-    """How many classes a model tells apart; Segment Anything none."""
-    return getattr(model, "num_classes", 0)
+def _labels(model, classes: Classes) -> int:
+    """How many classes a model tells apart; Segment Anything none, one that is told them any."""
+    return len(classes) if reads_captions(model) else getattr(model, "num_classes", 0)

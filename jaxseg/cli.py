@@ -33,6 +33,7 @@ COMMANDS = {
     "train": Command("jaxseg.train.command", "train a model as a config file says", True),
     "eval": Command("jaxseg.eval.command", "the COCO table of weights on a data set"),
     "predict": Command("jaxseg.predict.command", "detect objects in images: pictures and JSON"),
+    "label": Command("jaxseg.predict.label_command", "label images by words: a data set"),
     "masks": Command("jaxseg.predict.masks_command", "segment everything in images: SA-1B's form"),
     "doctor": Command("jaxseg.data.doctor_command", "report all that is wrong with a data set"),
     "data": Command("jaxseg.data.pack_command", "pack a data set for fast random access"),

@@ -6,6 +6,9 @@ from types import MappingProxyType
 from jaxseg.models import MODELS
 from jaxseg.params import abstract_params, flatten
 
+NUMBERED = sorted(
+    name for name in MODELS if not name.startswith(("sam.", "clip.", "grounding_dino."))
+)
 DETECTORS = sorted(name for name in MODELS if not name.startswith(("sam.", "clip.")))
 
 

@@ -49,12 +49,12 @@ def name_objects(
     length = prompter.prompts.length
     tokens = prompter.tokenizer([prompt.caption])
     width = max(length, tokens.ids.shape[1])
-    named = positive_map(tokens, 0, prompt.spans, width)
-    whole = named.any(1) & ~named[:, length:].any(1)
-    kept = (prompt.places != UNNAMED) & np.append(whole, False)[prompt.places]
-    places = prompt.places[kept]
-    example = dataclasses.replace(example.select(kept), labels=places)
-    return example, named[places, :length]
+    # A row for each object: a caption names more than there is.
+    spans = [() if place == UNNAMED else prompt.spans[place] for place in prompt.places]
+    named = positive_map(tokens, 0, spans, width)
+    kept = named.any(1) & ~named[:, length:].any(1)
+    example = dataclasses.replace(example.select(kept), labels=prompt.places[kept])
+    return example, named[kept, :length]
 
 
 def caption_batch(

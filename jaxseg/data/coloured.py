@@ -35,6 +35,7 @@ def open_coloured(
     held_out: str = ",".join(HELD_OUT),
     textured: bool = False,
     masks: bool = False,
+    shuffled: bool = False,
 ) -> Synthetic:
     """Open `coloured:train`, `coloured:seen` or `coloured:held_out`.
 
@@ -50,6 +51,8 @@ def open_coloured(
       objects: at most so many in an image; at least one.
       held_out: names of combinations, with commas between them.
       textured: whether objects are striped, checked and dotted too.
+      shuffled: whether every combination has the name of another, drawn at random: how well a
+        detector does that does not listen.
 
     Raises:
       UserError: no such split or combination, a number out of its range, or combinations without
@@ -71,7 +74,7 @@ def open_coloured(
             f"≥ 1; wrong is {', '.join(wrong)}"
         )
     held = _held_out(held_out)
-    painter = Coloured(location, held, textured)
+    painter = Coloured(location, held, textured, shuffled)
     return Synthetic(count, seed, size, vary, objects, masks, numbering, painter)
 
 
@@ -82,6 +85,7 @@ class Coloured:
     split: str
     held_out: tuple[str, ...] = HELD_OUT
     textured: bool = False
+    shuffled: bool = False
 
     @property
     def title(self) -> str:
@@ -97,9 +101,17 @@ class Coloured:
         return tuple(name for name in NAMES if name not in self.held_out)
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def combinations(self) -> tuple[str, ...]:
         """The classes: of training those that occur in it, of evaluations all."""
         return self.seen if self.split == "train" else NAMES
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the classes are called."""
+        if not self.shuffled:
+            return self.combinations
+        order = np.random.default_rng(0).permutation(len(self.combinations))
+        return tuple(self.combinations[i] for i in order)
 
     def draw(
         self, size: Size, most: int, rng: np.random.Generator
@@ -115,9 +127,9 @@ class Coloured:
             texture = TEXTURES[rng.integers(len(TEXTURES))] if self.textured else "plain"
             if scene.add(shape, colour, texture, rng):
                 drawn.append(name)
-        told = self.held_out if self.split == "held_out" else self.names
+        told = self.held_out if self.split == "held_out" else self.combinations
         kept = [i for i, name in enumerate(drawn) if name in told]
-        kinds = [self.names.index(drawn[i]) for i in kept]
+        kinds = [self.combinations.index(drawn[i]) for i in kept]
         return scene.image, scene.visible[kept], kinds, sentence([f"a {name}" for name in drawn])
 
     def _choose(self, count: int, rng: np.random.Generator) -> list[str]:

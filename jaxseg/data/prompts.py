@@ -83,7 +83,10 @@ class Prompter:
     """
 
     def __init__(self, prompts: Prompts):
-        self.prompts, self.tokenizer = prompts, open_vocabulary(Path(prompts.vocabulary).expanduser())
+        self.prompts, self.tokenizer = (
+            prompts,
+            open_vocabulary(Path(prompts.vocabulary).expanduser()),
+        )
         self._costs: dict[str, int] = {}
 
     def cost(self, name: str) -> int:

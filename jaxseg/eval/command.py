@@ -45,6 +45,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--boxes", action="store_true", help="judge boxes alone, of weights with masks too"
     )
+    parser.add_argument(
+        "--vocabulary",
+        type=Path,
+        metavar="FILE",
+        help="of weights that read captions, if they bring none: a vocab.txt or tokenizer.json",
+    )
+    parser.add_argument(
+        "--names",
+        type=int,
+        metavar="N",
+        help="ask weights that read captions for N classes at a "
+        "time (default: as many as a caption holds; LVIS is judged with 40)",
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument(
         "--workers", type=int, default=0, help="processes that load images (default: %(default)s)"
@@ -80,6 +93,7 @@ def _prepare(args: argparse.Namespace, mesh):
     from jaxseg.eval.build import make_evaluator
     from jaxseg.eval.categories import match_categories
     from jaxseg.parallel.shard import place
+    from jaxseg.params import reads_captions
 
     batch_size = _batch_size(args.batch_size, mesh.devices.size)
     dataset = open_dataset(args.dataset)
@@ -90,13 +104,15 @@ def _prepare(args: argparse.Namespace, mesh):
             "itself: boxes and classes need a detector's weights"
         )
     annotated = {annotation["category_id"] for annotation in dataset.coco()["annotations"]}
+    if reads_captions(weights.model):
+        told = _asked(args, weights, dataset)
+    else:
+        known = (weights.classes, weights.model.num_classes)
+        told = {"category_ids": match_categories(*known, dataset.classes, annotated)}
     evaluator = make_evaluator(
         weights.model,
         dataset,
         image=weights.image,
-        category_ids=match_categories(
-            weights.classes, weights.model.num_classes, dataset.classes, annotated
-        ),
         batch_size=batch_size,
         canvas=args.canvas,
         mesh=mesh,
@@ -104,9 +120,25 @@ def _prepare(args: argparse.Namespace, mesh):
         workers=args.workers,
         precision="highest",
         masks=not args.boxes,
+        **told,
     )
     everywhere = NamedSharding(mesh, PartitionSpec())
     return evaluator, jax.tree.map(lambda x: place(x, everywhere), weights.params)
+
+
+def _asked(args: argparse.Namespace, weights, dataset) -> dict:
+    """What a model that reads captions is asked for: all of the data set's classes."""
+    from jaxseg.data.captions import evaluation_prompts
+    from jaxseg.data.prompts import Prompter, Prompts
+
+    file = args.vocabulary or weights.vocabulary
+    if file is None:
+        raise UserError(
+            f"{args.weights} read captions and bring no vocabulary: give BERT's vocab.txt or "
+            "tokenizer.json with --vocabulary FILE"
+        )
+    asked = evaluation_prompts(Prompter(Prompts(str(file))), dataset.classes, args.names)
+    return dict(zip(("prompts", "category_ids"), asked, strict=True))
 
 
 def _batch_size(given: int | None, devices: int) -> int:
@@ -119,7 +151,7 @@ def _batch_size(given: int | None, devices: int) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, least in {"batch_size": 1, "limit": 1, "workers": 0}.items():
+    for name, least in {"batch_size": 1, "limit": 1, "names": 1, "workers": 0}.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be {least} or more; got {value}")

@@ -48,7 +48,8 @@ def _ask(model, params, images, original_sizes, captions: Captions, tokens) -> D
     output = model.apply(
         {"params": params}, images, captions, train=False, pairs=jnp.stack([image, caption], -1)
     )
-    found = model.detections(output, original_sizes[image], class_shares(tokens)[caption])
+    sizes = jnp.asarray(original_sizes)[image]
+    found = model.detections(output, sizes, class_shares(tokens)[caption])
     return jax.tree.map(lambda x: x.reshape(b, -1, *x.shape[2:]), found)
 
 

@@ -24,11 +24,11 @@ P = PartitionSpec
 # Megatron's layout (arXiv 1909.08053, section 3): the first matrix of a pair is split by its
 # columns and the second by its rows over "tensor"; what remains is split over "fsdp".
 # One regular expression for all models: a line that matches nothing in a model is an error.
-FIRST = r"(/(q|k|v|value)_proj|/[sc]a_\w+_proj|/linear1|/reduction)"
+FIRST = r"(/(q|k|v|l|value|values_[vl])_proj|/[sc]a_\w+_proj|/linear1|/reduction)"
 TRANSFORMER: Table[PartitionSpec] = (
     (rf"{FIRST}/kernel$", P("fsdp", "tensor")),
     (rf"{FIRST}/bias$", P("tensor")),
-    (r"(out_proj|output_proj|/linear2)/kernel$", P("tensor", "fsdp")),
+    (r"(out_proj|out_[vl]_proj|output_proj|/linear2)/kernel$", P("tensor", "fsdp")),
 )
 DETR: Table[PartitionSpec] = (
     *TRANSFORMER,

@@ -3,19 +3,19 @@
 jaxseg predict holiday/ --weights facebook/detr-resnet-50 --out found
 jaxseg predict a.jpg 'b/*.png' --weights runs/cells/best --threshold 0.3
 jaxseg predict holiday/ --weights facebook/detr-resnet-50-panoptic --panoptic scenes.json
+jaxseg predict holiday/ --weights IDEA-Research/grounding-dino-tiny --text 'a red car. a dog.'
 jaxseg predict truck.jpg --weights facebook/sam-vit-base --points 500,375 1125,625,0
 
-Weights of Segment Anything need prompts, the same for all images: points of one object (x and y in
-pixels, and 0 for one that is outside of it), or boxes of several.
+Weights of Grounding DINO need --text; with --sam, Segment Anything draws the masks of what is
+found. Weights of Segment Anything need prompts, the same for all images: points of one object (x
+and y in pixels, and 0 for one that is outside of it), or boxes of several.
 An image that cannot be read, or whose picture cannot be saved, is named and skipped; the exit
 status is then 1. A run into the folder of an earlier one takes the place of its pictures, and
 overwrites nothing else.
 """
 
 import argparse
-import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +31,18 @@ from jaxseg.predict.outputs import (
     name_outputs,
     remove_pictures,
 )
+from jaxseg.predict.walk import say, walk
+from jaxseg.predict.words import BOX, WORDS, add_masks, add_what, check_what, named_weights
 
 if TYPE_CHECKING:
     from jaxseg.predict.detector import Detector
-    from jaxseg.predict.panoptic import Scene
+    from jaxseg.predict.grounded import GroundedDetector
+    from jaxseg.predict.grounded_segmenter import GroundedSegmenter
+    from jaxseg.predict.panoptic_form import PanopticFiles
     from jaxseg.predict.prompter import Prompter
-    from jaxseg.predict.result import Prediction
     from jaxseg.predict.tasks import Kept, Task
+
+    Finder = Detector | Prompter | GroundedDetector | GroundedSegmenter
 
 OBJECTS, SCENES = 0.5, 0.85  # default thresholds
 
@@ -58,11 +63,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threshold",
         type=float,
-        help=f"least score shown (default: {OBJECTS}; for --panoptic {SCENES})",
+        help=f"least score shown (default: {OBJECTS}; for --panoptic {SCENES}; for --text it is "
+        f"--box-threshold, {BOX})",
     )
     parser.add_argument(
         "--batch-size", type=int, default=1, help="images at once (default: %(default)s)"
     )
+    words = parser.add_argument_group("words, for weights of Grounding DINO")
+    add_what(words)
+    words.add_argument(
+        "--text-threshold",
+        type=float,
+        metavar="P",
+        help=f'words likelier than this are an object\'s "text" in JSON (default: {WORDS})',
+    )
+    add_masks(words)
     prompts = parser.add_argument_group("prompts, for weights of Segment Anything")
     prompts.add_argument(
         "--points", nargs="+", default=[], metavar="X,Y[,0]", help="points of one object"
@@ -72,10 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     prompts.add_argument(
         "--masks",
-        nargs="+",
-        default=[],
+        nargs="*",
         metavar="FILE.npy",
-        help="low-resolution logits of an earlier answer, for each object",
+        help="low-resolution logits of an earlier answer, for each object; with --text no file: "
+        "draw masks by --sam",
     )
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument(
@@ -84,7 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="also write COCO's form of results to FILE, those above the threshold: the image_id "
         "is the number in a file's name, else the name; boxes are in pixels of the image turned "
-        "upright by its EXIF",
+        "upright by its EXIF; with --text, the category_id is the place of the phrase, from 1",
     )
     forms.add_argument(
         "--panoptic",
@@ -97,9 +112,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict as the arguments say; 1 if an image had to be skipped."""
+    _check_words(args)
     if args.threshold is None:
         # A prompted object is shown however unsure its mask is.
-        objects = 0.0 if _is_prompted(args) else OBJECTS
+        objects = 0.0 if _is_prompted(args) else BOX if args.text else OBJECTS
         args.threshold = objects if args.panoptic is None else SCENES
     outputs = _plan(args)
     files = None
@@ -108,17 +124,13 @@ def run(args: argparse.Namespace) -> int:
 
         files = PanopticFiles(args.panoptic, list(outputs), args.out)
     from jaxseg.predict.result import refuse_not_finite
-    from jaxseg.predict.tasks import objects_task, scenes_task
 
     detector = _open(args)
-    if files is None:
-        task = objects_task(detector, args.threshold, args.coco)
-    else:
-        task = scenes_task(detector, args.threshold, files)
+    task = _task(args, detector, files)
     found: "dict[Path, Kept]" = {}
     skipped: list[Path] = []
     try:
-        with refuse_not_finite(args.weights):
+        with refuse_not_finite(named_weights(args)):
             _detect_and_draw(detector, task, outputs, found, skipped)
     except BaseException:
         # The next run may only replace pictures that are listed.
@@ -134,20 +146,82 @@ def _is_prompted(args: argparse.Namespace) -> bool:
     return bool(args.points or args.boxes or args.masks)
 
 
-def _open(args: argparse.Namespace) -> "Detector | Prompter":
+def _check_words(args: argparse.Namespace) -> None:
+    """Tell mistakes about words, and whether masks are read or drawn; takes `--box-threshold` as
+    the threshold.
+
+    Raises:
+      UserError: options that cannot be meant together.
+    """
+    given = {
+        "--vocab": args.vocab,
+        "--sam": args.sam,
+        "--nms-iou": args.nms_iou,
+        "--box-threshold": args.box_threshold,
+        "--text-threshold": args.text_threshold,
+    }
+    if args.text is None:
+        if useless := [option for option, value in given.items() if value is not None]:
+            raise UserError(f"{useless[0]} goes with --text, what to look for: add it")
+        if args.masks == []:
+            raise UserError(
+                "--masks without a file draws what --text says: add --text and --sam, or name "
+                ".npy files of low-resolution logits"
+            )
+        return
+    check_what(args)
+    if args.panoptic is not None:
+        raise UserError("--text finds objects and divides no scene: leave --panoptic out")
+    if args.masks:
+        raise UserError(
+            f"with --text, --masks takes no file (got {args.masks[0]}): masks are drawn by --sam"
+        )
+    if args.points or args.boxes:
+        option = "--points" if args.points else "--boxes"
+        raise UserError(
+            f"{option} prompts Segment Anything and --text Grounding DINO: leave one of them out"
+        )
+    if args.masks is not None and args.sam is None:
+        raise UserError("--masks needs what draws them: --sam, with weights of Segment Anything")
+    if args.text_threshold is not None:
+        require_share("--text-threshold", args.text_threshold)
+    if args.threshold is not None and args.box_threshold is not None:
+        raise UserError("with --text, --threshold is --box-threshold: give one of them")
+    if args.box_threshold is not None:
+        args.threshold = args.box_threshold
+
+
+def _task(args: argparse.Namespace, detector: "Finder", files: "PanopticFiles | None") -> "Task":
+    from jaxseg.predict.tasks import objects_task, scenes_task, words_task
+    from jaxseg.predict.words import phrases_of, text_of
+
+    if files is not None:
+        return scenes_task(detector, args.threshold, files)
+    if args.text is None:
+        return objects_task(detector, args.threshold, args.coco)
+    words = WORDS if args.text_threshold is None else args.text_threshold
+    count = len(phrases_of(detector, args.text))
+    return words_task(detector, text_of(args.text), count, args.threshold, words, args.coco)
+
+
+def _open(args: argparse.Namespace) -> "Finder":
     """What answers for images.
 
     Raises:
-      UserError: no such weights, prompts for a detector, or none for Segment Anything.
+      UserError: no such weights, words or prompts for what takes none, or none for what needs them.
     """
     from jaxseg.checkpoints import from_pretrained
+    from jaxseg.models.grounding_dino import GroundingDino
     from jaxseg.models.sam import Sam
     from jaxseg.predict.detector import Detector
     from jaxseg.predict.prompter import Prompter, read_prompts
     from jaxseg.predict.sam_predictor import SamPredictor
+    from jaxseg.predict.words import open_words
 
-    prompts = read_prompts(args.points, args.boxes, args.masks) if _is_prompted(args) else []
+    prompts = read_prompts(args.points, args.boxes, args.masks or []) if _is_prompted(args) else []
     weights = from_pretrained(args.weights, model=args.model, revision=args.revision)
+    if args.text is not None:
+        return open_words(args, weights)
     if isinstance(weights.model, Sam):
         if args.panoptic is not None:
             raise UserError(
@@ -165,6 +239,11 @@ def _open(args: argparse.Namespace) -> "Detector | Prompter":
         raise UserError(
             f"prompts need weights of Segment Anything; {args.weights} are a "
             f"{type(weights.model).__name__}'s, which finds objects by itself"
+        )
+    if isinstance(weights.model, GroundingDino):
+        raise UserError(
+            f"{args.weights} are weights of Grounding DINO, which must be told what to look for: "
+            "--text 'cat. dog.', for example"
         )
     return Detector(
         weights.model, weights.params, weights.classes, weights.image, batch_size=args.batch_size
@@ -189,47 +268,18 @@ def _plan(args: argparse.Namespace) -> dict[Path, Path]:
 
 
 def _detect_and_draw(
-    detector: "Detector", task: "Task", outputs: dict[Path, Path], found: dict, skipped: list
+    detector: "Finder", task: "Task", outputs: dict[Path, Path], found: dict, skipped: list
 ) -> None:
     """Fill `found` and `skipped`, and save the pictures."""
-    for path, answer in _predict(detector, task, list(outputs)):
+    for path, answer in walk(detector, task.answer, list(outputs)):
         kept = answer
         if not isinstance(answer, UserError):
             kept = _save(task, path, answer, outputs[path])
         if isinstance(kept, UserError):
             skipped.append(path)
-            _say(f"skipped: {kept}")
+            say(f"skipped: {kept}")
         else:
             found[path] = kept
-
-
-def _predict(
-    detector: "Detector", task: "Task", paths: Sequence[Path]
-) -> "Iterator[tuple[Path, Prediction | Scene | UserError]]":
-    """Each path with what was found, or with why it cannot be read."""
-    from tqdm import tqdm
-
-    # Enough images at a time to fill batches of several canvas sizes.
-    stride = 4 * detector.batch_size
-    with tqdm(total=len(paths), unit="image", disable=None) as bar:
-        for start in range(0, len(paths), stride):
-            prepared = {}
-            for path in paths[start : start + stride]:
-                try:
-                    prepared[path] = detector.prepare(path)
-                except UserError as error:
-                    yield path, error
-                    bar.update()
-            answers = task.answer(prepared.values())
-            for path, answer in zip(prepared, answers, strict=True):
-                yield path, answer
-                bar.update()
-
-
-def _say(text: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(text, file=sys.stderr)
 
 
 def _save(task: "Task", path: Path, answer: Any, output: Path) -> "Kept | UserError":

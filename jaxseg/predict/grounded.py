@@ -39,7 +39,7 @@ class GroundedPrediction(Prediction):
       scores: the probability of the likeliest token.
       phrases: what was looked for (k of them).
       phrase_scores: float32 (n, k), the mean probability of each phrase's tokens; 0 for phrases
-        that were looked for in another pass.
+        that were looked for in another pass, and for a name that is one before it.
       text_labels: the words above the text threshold, wherever they stand in the caption, as the
         original's demo joins them.
     """
@@ -334,9 +334,11 @@ class Finder(NamedTuple):
             self._one(one, row, len(wanted.phrases))
             for one, row in zip(wanted.passes, rows, strict=True)
         ]
-        boxes, scores, phrase_scores, words = (np.concatenate(x) for x in zip(*parts, strict=True))
+        boxes, scores, labels, phrase_scores, words = (
+            np.concatenate(x) for x in zip(*parts, strict=True)
+        )
         order = np.argsort(-scores, kind="stable")
-        labels = phrase_scores[order].argmax(-1).astype(np.int32)
+        labels = labels[order].astype(np.int32)
         return GroundedPrediction(
             boxes=boxes[order],
             scores=scores[order],
@@ -349,15 +351,15 @@ class Finder(NamedTuple):
         )
 
     def _one(self, one: Pass, row: Row, phrases: int):
-        """Boxes, scores, scores of all phrases, and words, of the queries that are kept."""
+        """Boxes, scores, labels, scores of all phrases, and words, of queries that are kept."""
         finite = np.isfinite(row.boxes).all(-1) & np.isfinite(row.probabilities).all(-1)
         warn_not_finite(finite)
         kept = np.flatnonzero(finite)
         kept = kept[row.probabilities[kept].max(-1) > self.box_threshold]
         probabilities = row.probabilities[kept]
+        own = probabilities @ one.tokens.T.astype(np.float32) / one.tokens.sum(-1)
         scores = np.zeros((len(kept), phrases), np.float32)
-        counts = np.maximum(one.tokens.sum(-1), 1)
-        scores[:, one.labels] = probabilities @ one.tokens.T.astype(np.float32) / counts
+        scores[:, one.labels] = own
         words = [
             phrase_of(
                 self.tokenizer,
@@ -368,8 +370,8 @@ class Finder(NamedTuple):
             )
             for some in probabilities
         ]
-        best = probabilities.max(-1) if len(kept) else np.zeros(0, np.float32)
-        return row.boxes[kept], best, scores, np.asarray(words, object)
+        labels = one.labels[own.argmax(-1)]
+        return row.boxes[kept], probabilities.max(-1), labels, scores, np.asarray(words, object)
 
 
 def _round(count: int) -> int:

@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxseg.errors import require_share
@@ -14,6 +17,7 @@ from jaxseg.predict.grounded import BOX, WORDS, GroundedDetector, GroundedPredic
 from jaxseg.predict.phrases import Text
 from jaxseg.predict.preprocess import ImageSource, Prepared, load_image
 from jaxseg.predict.prompts import Prompt
+from jaxseg.predict.result import warn_not_finite
 from jaxseg.predict.sam_predictor import SamPredictor
 
 BOXES = 64  # of an image in one call of the decoder
@@ -61,6 +65,7 @@ class GroundedSegmenter:
         self.predictor = predictor
         self.nms_iou = nms_iou
         self.batch_size = detector.batch_size
+        self._suppress = jax.jit(nms, static_argnames="threshold")
 
     @classmethod
     def from_pretrained(
@@ -113,19 +118,25 @@ class GroundedSegmenter:
         box_threshold: float = BOX,
         text_threshold: float = WORDS,
     ) -> list[GroundedPrediction]:
-        """As the call, for images that `prepare` made."""
-        images = list(prepared)
-        found = self.detector.detect(
-            [image.detector for image in images], text, box_threshold, text_threshold
-        )
-        found = [self._distinct(one) for one in found]
-        return list(self._draw(images, found))
+        """As the call, for images that `prepare` made; a few at a time are held."""
+        found, prepared = [], iter(prepared)
+        # Enough images at a time to fill batches of several canvas sizes.
+        while images := list(islice(prepared, 4 * self.batch_size)):
+            some = self.detector.detect(
+                [image.detector for image in images], text, box_threshold, text_threshold
+            )
+            found += self._draw(images, [self._distinct(one) for one in some])
+        return found
 
     def _distinct(self, found: GroundedPrediction) -> GroundedPrediction:
         if self.nms_iou is None or not len(found):
             return found
-        keep = np.flatnonzero(nms(found.boxes, found.scores, self.nms_iou))
-        return found.take(keep)
+        # Filled up to a power of two, so that few programs are compiled.
+        rest = (1 << (len(found) - 1).bit_length()) - len(found)
+        boxes = np.pad(found.boxes, ((0, rest), (0, 0)))
+        scores = np.pad(found.scores, (0, rest), constant_values=-np.inf)
+        keep = self._suppress(jnp.asarray(boxes), jnp.asarray(scores), threshold=self.nms_iou)
+        return found.take(np.flatnonzero(keep))
 
     def _draw(
         self, images: Sequence[Both], found: Sequence[GroundedPrediction]
@@ -141,9 +152,10 @@ class GroundedSegmenter:
         self, prepared: list[Prepared], found: Sequence[GroundedPrediction]
     ) -> list[np.ndarray]:
         masks = [np.zeros((len(one), *one.size), bool) for one in found]
-        # What lies beyond the image has no pixel to draw.
-        boxes = [one.clipped() for one in found]
-        places = [np.flatnonzero((b[:, 2:] > b[:, :2]).all(-1)) for b in boxes]
+        # What lies beyond the image has no pixel to draw. The others are prompted as they are,
+        # as the original does it.
+        clipped = [one.clipped() for one in found]
+        places = [np.flatnonzero((b[:, 2:] > b[:, :2]).all(-1)) for b in clipped]
         if not any(map(len, places)):
             return masks
         # Rows that fill up a batch repeat an image, so that one program serves all.
@@ -152,11 +164,13 @@ class GroundedSegmenter:
         for start in range(0, max(map(len, places)), BOXES):
             parts = [place[start : start + BOXES] for place in places]
             sets = [
-                [Prompt(box=box) for box in b[part]] for b, part in zip(boxes, parts, strict=True)
+                [Prompt(box=box) for box in one.boxes[part]]
+                for one, part in zip(found, parts, strict=True)
             ]
             sets += [[] for _ in range(len(filled) - len(prepared))]
             answers = self.predictor.segment(embedded, sets, multimask_output=False)
             for drawn, part, several in zip(masks, parts, answers, strict=False):
+                warn_not_finite(np.isfinite([answer.iou[0] for answer in several]))
                 for place, answer in zip(part, several, strict=True):
                     drawn[place] = answer.masks[0]
         return masks

@@ -47,15 +47,17 @@ def plan(text: Text, tokenizer: WordPiece, length: int = LENGTH) -> Wanted:
     """Read what to look for.
 
     A caption is read as it is ("two cats. a remote control."), lower-cased and closed by a full
-    stop; its phrases lie between full stops and question marks. Names are put into captions of
-    their own. What has more than `length` tokens is looked for in several passes.
+    stop; its phrases lie between full stops and question marks, and one that it repeats is one.
+    Names are put into captions of their own; one that stands in the list twice has its first place
+    as its label. What has more than `length` tokens is looked for in several passes.
 
     Args:
       text: a caption, or a list of names.
       length: tokens that the model reads.
 
     Raises:
-      UserError: nothing is named, a name is empty, or one alone is too long.
+      UserError: nothing is named, a name is empty or nothing that the model can read, or one alone
+        is too long.
     """
     if isinstance(text, str):
         return _plan_caption(text, tokenizer, length)
@@ -65,46 +67,54 @@ def plan(text: Text, tokenizer: WordPiece, length: int = LENGTH) -> Wanted:
     for i, name in enumerate(names):
         if not isinstance(name, str) or not name.strip(" .?\t\n"):
             raise UserError(f"name {i} to look for must be a word or more; got {name!r}")
-    phrases = tuple(" ".join(name.split()) for name in names)
+    # Each is closed by a full stop in any case.
+    phrases = tuple(" ".join(name.split()).rstrip(" .") for name in names)
     return Wanted(phrases, _plan_names(phrases, tokenizer, length))
 
 
 def _plan_caption(text: str, tokenizer: WordPiece, length: int) -> Wanted:
     caption = prepare_caption(text)
-    found = phrase_spans(caption)
-    if not found:
+    spans: dict[str, list[tuple[int, int]]] = {}
+    for begin, end, phrase in phrase_spans(caption):
+        spans.setdefault(" ".join(phrase.split()), []).append((begin, end))
+    if not spans:
         raise UserError(f"the caption must name something, as 'cat. dog.'; got {text!r}")
-    phrases = tuple(phrase for _, _, phrase in found)
-    tokens = tokenizer([caption])
+    phrases, tokens = tuple(spans), tokenizer([caption])
     if tokens.ids.shape[1] > length:
         return Wanted(phrases, _plan_names(phrases, tokenizer, length))
-    spans = [[(begin, end)] for begin, end, _ in found]
-    return Wanted(phrases, (_pass(caption, tokens, spans, np.arange(len(found))),))
+    every = list(range(len(phrases)))
+    return Wanted(phrases, (_pass(caption, tokens, list(spans.values()), every, phrases),))
 
 
-def _pass(caption: str, tokens: Tokens, spans: Spans, labels: np.ndarray) -> Pass:
-    n = tokens.ids.shape[1]
-    return Pass(caption, tokens.ids[0], labels, positive_map(tokens, 0, spans, n))
+def _pass(
+    caption: str, tokens: Tokens, spans: Spans, labels: list[int], phrases: Sequence[str]
+) -> Pass:
+    named = positive_map(tokens, 0, spans, tokens.ids.shape[1])
+    for label, own in zip(labels, named, strict=True):
+        if not own.any():
+            raise UserError(f"the model can read nothing of {phrases[label]!r}: name it in words")
+    return Pass(caption, tokens.ids[0], np.asarray(labels), named)
 
 
 def _plan_names(names: Sequence[str], tokenizer: WordPiece, length: int) -> tuple[Pass, ...]:
     # Word pieces do not reach beyond their words, so lengths add up; each has its full stop.
     counts = tokenizer(names).counts - ENDS + 1
+    firsts = {name.lower(): label for label, name in reversed(list(enumerate(names)))}
     room, chunks, used = length - ENDS, [[]], 0
-    for label, count in enumerate(counts):
-        if count > room:
+    for label in sorted(firsts.values()):
+        if counts[label] > room:
             raise UserError(
-                f"the name {names[label][:60]!r} has {count} tokens with its full stop, and the "
-                f"model reads {room} at a time: shorten it"
+                f"the name {names[label][:60]!r} has {counts[label]} tokens with its full stop, "
+                f"and the model reads {room} at a time: shorten it"
             )
-        if used + count > room:
+        if used + counts[label] > room:
             chunks.append([])
             used = 0
         chunks[-1].append(label)
-        used += count
+        used += counts[label]
     return tuple(_named_pass(names, chunk, tokenizer) for chunk in chunks)
 
 
 def _named_pass(names: Sequence[str], labels: list[int], tokenizer: WordPiece) -> Pass:
     caption, spans = caption_of([names[label] for label in labels], ". ", ".")
-    return _pass(caption, tokenizer([caption]), spans, np.asarray(labels))
+    return _pass(caption, tokenizer([caption]), spans, labels, names)

@@ -1,7 +1,7 @@
 """What `jaxseg predict` does with images: find objects in them, or divide them."""
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +9,11 @@ from jaxseg.predict.coco_form import coco_form
 from jaxseg.predict.detector import Detector
 from jaxseg.predict.draw import draw
 from jaxseg.predict.draw_scene import draw_scene
+from jaxseg.predict.grounded import GroundedDetector
+from jaxseg.predict.grounded_segmenter import GroundedSegmenter
 from jaxseg.predict.panoptic import Scene
 from jaxseg.predict.panoptic_form import PanopticFiles
+from jaxseg.predict.phrases import Text
 from jaxseg.predict.result import Prediction, write_json
 
 
@@ -49,7 +52,27 @@ class Task(NamedTuple):
 def objects_task(detector: Detector, threshold: float, coco: Path | None) -> Task:
     """Frames and masks of objects; COCO's form of results goes to `coco`."""
     ids = detector.classes.category_ids if detector.classes else None
+    return _objects(lambda images: detector.detect(images, threshold), ids, coco)
 
+
+def words_task(
+    finder: GroundedDetector | GroundedSegmenter,
+    text: Text,
+    count: int,
+    box_threshold: float,
+    text_threshold: float,
+    coco: Path | None,
+) -> Task:
+    """Frames, and masks, of what a text names, of `count` phrases; the category of each in COCO's
+    form of results is its place, from 1."""
+
+    def answer(images: Iterable) -> list:
+        return finder.detect(images, text, box_threshold, text_threshold)
+
+    return _objects(answer, range(1, count + 1), coco)
+
+
+def _objects(answer: Callable[[Iterable], list], ids: Sequence | None, coco: Path | None) -> Task:
     def keep(path: Path, found: Prediction) -> Kept:
         form = coco_form(path, found, ids) if coco else []
         return Kept(found.to_dict(), found.names, found.size, form)
@@ -58,7 +81,7 @@ def objects_task(detector: Detector, threshold: float, coco: Path | None) -> Tas
         if coco:
             write_json(coco, [record for one in kept.values() for record in one.form])
 
-    return Task(lambda images: detector.detect(images, threshold), draw, keep, write)
+    return Task(answer, draw, keep, write)
 
 
 def scenes_task(detector: Detector, threshold: float, files: PanopticFiles) -> Task:

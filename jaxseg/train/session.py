@@ -164,6 +164,8 @@ def prepare(experiment: Experiment, record: Record | None = None) -> Session:
     check_settings(experiment)
     mesh = experiment.mesh.build()
     _check_batches(experiment, mesh)
+    if experiment.model is not None:
+        check_captions(experiment.data, experiment.model)
     train_set, val_sets = open_sets(experiment)
     classes = run_classes(experiment, train_set, val_sets)
     notes: list[str] = []

@@ -14,7 +14,7 @@ from jaxseg.params import abstract_params
 from jaxseg.structures import Images, Targets
 from tests import weights
 from tests.quick import quick_jit
-from tests.shapes import DETECTORS
+from tests.shapes import NUMBERED
 
 # parameters of the published models with frozen convolutions, without normalisation statistics
 # (two arrays a norm): 41.525 M and 60.465 M
@@ -67,7 +67,7 @@ def test_published_models_have_the_published_number_of_parameters(name, count):
     assert sum(counted) == count
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", NUMBERED)
 def test_every_model_answers_with_the_shapes_it_promises(name):
     model = build(name, num_classes=11, num_queries=13)
     batch = images(noise(64, 96, 0), noise(50, 33, 1), canvas=(64, 128))

@@ -7,14 +7,18 @@ from flax import linen as nn
 from jaxseg import models
 from jaxseg.errors import UserError
 from jaxseg.train.describe import describe
-from tests.shapes import DETECTORS
+from tests.shapes import NUMBERED
 
 
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_every_builder_is_found_again(name):
-    others = {"sam": {"dropout": 0.1}, "clip": {"activation": "gelu"}}
+    others = {
+        "sam": {"dropout": 0.1},
+        "clip": {"activation": "gelu"},
+        "grounding_dino": {"fusion": False, "text_attention": False},
+    }
     detector = {"num_classes": 7, "canvas": "padded"}
-    fields = detector if name in DETECTORS else others[name.split(".")[0]]
+    fields = detector if name in NUMBERED else others[name.split(".")[0]]
     model = models.build(name, **fields)
     found, kwargs = describe(model)
     assert models.build(found, **kwargs) == model

@@ -5,6 +5,7 @@ import json
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,7 +23,6 @@ from jaxseg.models.grounding_dino import class_shares
 from jaxseg.ops.images import normalize
 from jaxseg.params import abstract_inputs, abstract_params, flatten
 from jaxseg.pretrained import ImageConfig
-from jaxseg.structures import Captions
 from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.optim import Optimizer
 from jaxseg.train.overrides import apply_overrides, settings
@@ -58,6 +58,7 @@ def experiment(**changes) -> Experiment:
         "model": Told(),
         "criterion": SetCriterion(classes=TokenClasses()),
         "metric": "held_out/AP50",
+        "sharding": (),
         "steps": 4,
         "optimizer": Optimizer(learning_rate=1e-3, clip_norm=None),
     }
@@ -160,7 +161,7 @@ def test_settings_of_prompts_are_checked():
 def test_token_classes_are_not_for_models_with_classes():
     plain = experiment(model=small_detr(), prompts=None, val=None)
     plain = dataclasses.replace(plain, model=small_detr().clone(num_classes=0))
-    with pytest.raises(UserError, match="criterion.classes must be FocalClasses or SoftmaxClasses"):
+    with pytest.raises(UserError, match="must be FocalClasses or SoftmaxClasses"):
         prepare(plain)
     prepare(dataclasses.replace(plain, criterion=SetCriterion(classes=SoftmaxClasses())))
 
@@ -180,8 +181,6 @@ def test_data_sets_and_evaluations_can_be_set_on_the_command_line():
     assert changed.prompts.max_labels == 20
     assert apply_overrides(experiment(), ["data.val=x.json"]).data.evaluations == {"": "x.json"}
     assert settings(experiment())["data.val"] == SETS
-    with pytest.raises(UserError, match=r"data\.val must be none or text or names and values"):
-        apply_overrides(experiment(), ["data.val={'a': 3}"])
 
 
 def test_classes_of_several_captions_are_found_as_if_each_were_asked_alone():
@@ -195,11 +194,12 @@ def test_classes_of_several_captions_are_found_as_if_each_were_asked_alone():
     assert len(asked.tokens) == 3
     scores = []
     for caption in range(3):
-        captions = jax.tree.map(lambda x, c=caption: np.tile(x[c], (2, 1)[: x.ndim]), asked.captions)
-        captions = Captions(*(np.repeat(x[caption][None], 2, 0) for x in _leaves(asked.captions)))
+        rows = np.asarray([caption, caption])
+        captions = jax.tree.map(lambda x, rows=rows: x[rows], asked.captions)
         found = model.apply({"params": params}, images, captions)
         probabilities = jax.nn.sigmoid(found.logits[-1])
-        scores.append(np.einsum("bqs,ks->bqk", probabilities, class_shares(asked.tokens[caption])))
+        shares = class_shares(jnp.asarray(asked.tokens[caption]))
+        scores.append(np.einsum("bqs,ks->bqk", probabilities, shares))
     every = np.sum(scores, 0)  # each class is in one caption, and has no score in others
     wanted = -np.sort(-every.reshape(2, -1), -1)[:, :5]
     for at_once in (1, 2, 3, 8):
@@ -208,10 +208,6 @@ def test_classes_of_several_captions_are_found_as_if_each_were_asked_alone():
         for row in range(2):
             for score, label in zip(got.scores[row], got.labels[row], strict=True):
                 assert np.isclose(every[row, :, label], score, rtol=1e-5).any()
-
-
-def _leaves(captions: Captions) -> list:
-    return [getattr(captions, field.name) for field in dataclasses.fields(captions)]
 
 
 def test_prompts_are_for_models_that_read_them():
@@ -253,7 +249,7 @@ def experiment():
     data = dataclasses.replace(
         base.data,
         train="coloured:train?size=64&objects=2&count=8",
-        val={"seen": "coloured:seen?size=64&count=2", "held_out": "coloured:held_out?size=64&count=2"},
+        val={name: f"coloured:{name}?size=64&count=2" for name in ("seen", "held_out")},
         prompts=Prompts(VOCABULARY, length=128, max_labels=6),
     )
     return dataclasses.replace(
@@ -284,5 +280,10 @@ def test_one_command_trains_grounding_dino_and_judges_it_on_two_sets(tmp_path):
     loaded = from_pretrained(workdir / "best")
     assert loaded.classes.names == NAMES
     assert loaded.vocabulary is not None
+    metrics = tmp_path / "metrics.json"
+    jaxseg("eval", workdir / "best", "coloured:held_out?size=64&count=2", "--json", metrics)
+    judged = json.loads(metrics.read_text())["metrics"]["AP50"]
+    best = max(x["eval/held_out/AP50"] for x in lines if "eval/held_out/AP50" in x)
+    np.testing.assert_allclose(judged, best, atol=1e-4)
     said = jaxseg("train", config, "steps=4", "--workdir", workdir)
     assert "resuming at step 3 of 4" in said

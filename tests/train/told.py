@@ -10,6 +10,7 @@ from jaxseg.structures import DetectorOutput, Features
 class Told(nn.Module):
     """Looks at patches, and likens what it sees with each word of the caption."""
 
+    backbone: nn.Module | None = None  # which runs ask about
     num_queries: int = 6
     canvas: str = "exact"
     stride = 32

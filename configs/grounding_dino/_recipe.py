@@ -1,0 +1,73 @@
+"""Open-GroundingDino's training, which the paper's has to be read out of (arXiv 2303.05499, A).
+
+AdamW at 1e-4; 1e-5 for both backbones, for what makes positions of references and for sampling
+offsets; decay 1e-4 on everything, clipping at 0.1. Matching costs 1, 5, 2 for class, L1 and GIoU,
+losses 2, 5, 2, on every decoder layer and on the encoder's proposals; nothing is denoised.
+"""
+
+from flax import linen as nn
+
+from jaxseg.data.prompts import Prompts
+from jaxseg.data.transforms import detr_augmentation
+from jaxseg.losses.criterion import FirstStage, SetCriterion, TokenClasses
+from jaxseg.train.experiment import Data, Experiment
+from jaxseg.train.optim import Optimizer
+from jaxseg.train.schedule import Schedule
+from jaxseg_configs.dino._recipe import BUCKETS
+
+# Of google-bert/bert-base-uncased: the folder in which its vocab.txt lies.
+VOCABULARY = "data/bert-base-uncased"
+CRITERION = SetCriterion(
+    classes=TokenClasses(),
+    loss_ce=2.0,
+    giou_epsilon=1e-6,
+    nonfinite_cost=0.0,
+    first_stage=FirstStage("interm"),
+)
+SLOW = (
+    ("^(backbone|bert)/", 0.1),
+    ("ref_point_head|sampling_offsets", 0.1),
+)
+OPTIMIZER = Optimizer(
+    learning_rate=1e-4, weight_decay=1e-4, clip_norm=0.1, learning_rates=SLOW
+)
+
+
+def recipe(
+    model: nn.Module,
+    train: str | tuple[tuple[str, float], ...],
+    val: str | dict[str, str],
+    *,
+    epochs: float,
+    drop_every: int,
+    max_labels: int = 80,
+    optimizer: Optimizer = OPTIMIZER,
+    **fields,
+) -> Experiment:
+    """The recipe for a model and its data.
+
+    Args:
+      train: a data set, or several with weights.
+      val: one or several by name.
+      epochs, drop_every: the rate drops by ten after every so many epochs.
+      max_labels: names that an image is asked for.
+      fields: of `Experiment`.
+    """
+    drops = tuple(at / epochs for at in range(drop_every, int(epochs), drop_every))
+    return Experiment(
+        model=model,
+        data=Data(
+            train=train,
+            val=val,
+            batch_size=16,
+            buckets=BUCKETS,
+            transform=detr_augmentation(),
+            prompts=Prompts(VOCABULARY, max_labels=max_labels),
+            workers=8,
+        ),
+        criterion=CRITERION,
+        optimizer=optimizer,
+        schedule=Schedule("step", drops=drops),
+        epochs=float(epochs),
+        **fields,
+    )
