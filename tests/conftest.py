@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from jaxtyping import install_import_hook
 
 from tests.quick import QUICK_FLAGS
@@ -18,3 +19,12 @@ install_import_hook(
     ],
     "beartype.beartype",
 )
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """What Grounding DINO reads by, of an installed package's vocabulary."""
+    from jaxseg.text.wordpiece import WordPiece
+    from tests.vocabulary import FOLDER, package_file
+
+    return WordPiece(package_file(f"{FOLDER}/vocab.txt"))

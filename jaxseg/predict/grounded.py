@@ -278,7 +278,9 @@ class GroundedDetector(Batches):
             captions, index = self._captions([one for _, one in some])
             numbers = np.asarray([image for image, _ in some])
             full = np.stack([numbers, index], -1).astype(np.int32)
-            full = np.concatenate([full, full[-1:].repeat(_round(len(full)) - len(full), 0)])
+            # As many as images where each has one text, however many images there are.
+            count = self.batch_size if len(full) <= self.batch_size else _round(len(full))
+            full = np.concatenate([full, full[-1:].repeat(count - len(full), 0)])
             with jax.default_matmul_precision(self._precision):
                 answer = jax.device_get(self._answer(self.params, canvases, sizes, captions, full))
             for row, (_, one) in enumerate(some):

@@ -116,7 +116,8 @@ def _open_sam(name: str) -> "SamPredictor":
     weights = from_pretrained(name)
     if not isinstance(weights.model, Sam):
         raise UserError(
-            f"--sam needs weights of Segment Anything; {name} are a {type(weights.model).__name__}'s"
+            f"--sam needs weights of Segment Anything; {name} are a "
+            f"{type(weights.model).__name__}'s"
         )
     return SamPredictor(weights.model, weights.params, weights.image)
 
