@@ -222,10 +222,37 @@ def load_backbone(
         )
     folder = path.parent if path.name == native.WEIGHTS else path
     if is_native(folder):
-        return _native_backbone(folder, flatten(shapes))
+        return _native_part(folder, "backbone/", flatten(shapes))
     from jaxseg_convert_torch.backbones import load_backbone_file
 
     return jax.tree.map(jnp.asarray, load_backbone_file(path, shapes, say))
+
+
+def load_text(name_or_path: str | os.PathLike, model: nn.Module) -> dict:
+    """Nested parameters for the BERT in `model`, to begin a training with.
+
+    Args:
+      name_or_path: a file or folder of BERT's, or a Hugging Face id; or a Grounding DINO's, whose
+        BERT is taken.
+      model: with a BERT of the same size; a pooler that the model lacks is left out.
+
+    Raises:
+      UserError: unreadable weights, or a report of all that does not fit.
+    """
+    path, shapes = Path(name_or_path), abstract_params(model)["bert"]
+    if not path.exists() and HUB_ID.fullmatch(str(name_or_path)):
+        path = hub.fetch(str(name_or_path))
+    if not path.exists():
+        raise UserError(
+            f"there are no weights of BERT at {path}: give a file or folder of them, or a Hugging "
+            "Face id such as google-bert/bert-base-uncased"
+        )
+    folder = path.parent if path.name == native.WEIGHTS else path
+    if is_native(folder):
+        return _native_part(folder, "bert/", flatten(shapes))
+    from jaxseg_convert_torch.backbones import load_text_file
+
+    return jax.tree.map(jnp.asarray, load_text_file(path, shapes))
 
 
 def _backbone_of(shapes: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -233,14 +260,14 @@ def _backbone_of(shapes: Mapping[str, Any]) -> Mapping[str, Any]:
     return shapes["image_encoder"]["vit"] if "image_encoder" in shapes else shapes["backbone"]
 
 
-def _native_backbone(folder: Path, shapes: Mapping[str, Any]) -> dict:
-    source, prefix = _open_native(folder), "backbone/"
+def _native_part(folder: Path, prefix: str, shapes: Mapping[str, Any]) -> dict:
+    source = _open_native(folder)
     flat = {
         path.removeprefix(prefix): value
         for path, value in source.flat.items()
         if path.startswith(prefix)
     }
-    check_shapes(flat, shapes, f"the backbone of {folder}")
+    check_shapes(flat, shapes, f"the {prefix.rstrip('/')} of {folder}")
     return unflatten({p: jnp.asarray(value, shapes[p].dtype) for p, value in flat.items()})
 
 

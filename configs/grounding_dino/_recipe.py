@@ -28,13 +28,21 @@ SLOW = (
     ("^(backbone|bert)/", 0.1),
     ("ref_point_head|sampling_offsets", 0.1),
 )
-OPTIMIZER = Optimizer(
-    learning_rate=1e-4, weight_decay=1e-4, clip_norm=0.1, learning_rates=SLOW
-)
+OPTIMIZER = Optimizer(learning_rate=1e-4, weight_decay=1e-4, clip_norm=0.1, learning_rates=SLOW)
+
+
+# What no training set holds, by name.
+ZERO_SHOT = {"coco": "coco:data/coco/val2017", "lvis": "data/lvis/lvis_v1_minival.json"}
+OBJECTS365 = "odvg:data/objects365/o365_train_odvg.jsonl?label_map=data/objects365/label_map.json"
+
+
+def objects365(model: nn.Module) -> Experiment:
+    """The recipe for one of the paper's ablations: Objects365 alone, COCO and LVIS unseen."""
+    return recipe(model, OBJECTS365, ZERO_SHOT, epochs=15, drop_every=4, metric="coco/AP")
 
 
 def recipe(
-    model: nn.Module,
+    model: nn.Module | None,
     train: str | tuple[tuple[str, float], ...],
     val: str | dict[str, str],
     *,
@@ -47,6 +55,7 @@ def recipe(
     """The recipe for a model and its data.
 
     Args:
+      model: None is that of `init`.
       train: a data set, or several with weights.
       val: one or several by name.
       epochs, drop_every: the rate drops by ten after every so many epochs.

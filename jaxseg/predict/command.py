@@ -235,15 +235,15 @@ def _open(args: argparse.Namespace) -> "Finder":
             )
         predictor = SamPredictor(weights.model, weights.params, weights.image)
         return Prompter(predictor, prompts, args.batch_size)
-    if prompts:
-        raise UserError(
-            f"prompts need weights of Segment Anything; {args.weights} are a "
-            f"{type(weights.model).__name__}'s, which finds objects by itself"
-        )
     if isinstance(weights.model, GroundingDino):
         raise UserError(
             f"{args.weights} are weights of Grounding DINO, which must be told what to look for: "
             "--text 'cat. dog.', for example"
+        )
+    if prompts:
+        raise UserError(
+            f"prompts need weights of Segment Anything; {args.weights} are a "
+            f"{type(weights.model).__name__}'s, which finds objects by itself"
         )
     return Detector(
         weights.model, weights.params, weights.classes, weights.image, batch_size=args.batch_size

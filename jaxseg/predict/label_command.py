@@ -103,8 +103,10 @@ def _form(args: argparse.Namespace) -> str:
     """The form of the labels, by name.
 
     Raises:
-      UserError: neither `--form` nor the suffix says it, or it has no place for masks.
+      UserError: neither `--form` nor the suffix says it, it has no place for masks, or `--out` can
+        be no file.
     """
+    check_file("--out", args.out)
     form = args.form or {suffix: name for name, suffix in FORMS.items()}.get(args.out.suffix)
     if form is None:
         raise UserError(
@@ -119,7 +121,6 @@ def _form(args: argparse.Namespace) -> str:
 
 
 def _images(args: argparse.Namespace) -> list[Path]:
-    check_file("--out", args.out)
     paths = find_images(args.images)
     if args.out.resolve() in {path.resolve() for path in paths}:
         raise UserError(f"--out {args.out} is one of the images: name another file")

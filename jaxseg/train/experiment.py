@@ -115,6 +115,8 @@ class Experiment:
       init: weights to start from: a folder, a file or a Hugging Face id.
       load: path pattern → whether `init`'s parameter is taken; the default is yes.
       backbone: a file of ImageNet weights for the backbone alone; "random" trains without.
+      text: weights of BERT for the text encoder alone: a file, a folder or a Hugging Face id;
+        "random" trains without.
       sharding: path pattern → `PartitionSpec` over `mesh`.
       matmul_precision: "default", "high" or "highest" for float32 products on accelerators;
         None is the platform's choice.
@@ -141,6 +143,7 @@ class Experiment:
     init: str | None = None
     load: Table[bool] = ()
     backbone: str | None = None
+    text: str | None = None
     matmul_precision: str | None = None
     evaluate_every: int | None = None
     checkpoint_every: int | None = None

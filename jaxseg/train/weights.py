@@ -9,7 +9,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxseg.backbones.swin import Swin
-from jaxseg.checkpoints import from_pretrained, load_backbone
+from jaxseg.checkpoints import from_pretrained, load_backbone, load_text
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.native import build_model
@@ -22,6 +22,7 @@ from jaxseg.train.overrides import with_dtype
 logger = logging.getLogger(__name__)
 
 RANDOM = "random"
+LARGE = 12  # layers of a BERT that is not trained from random weights
 
 
 Builder = tuple[str, Mapping[str, Any]]
@@ -95,9 +96,13 @@ def _afresh(experiment: Experiment, classes: Classes, say: Callable[[str], None]
     model = _with_classes(experiment, classes)
     if experiment.backbone is None:
         _check_random_backbone(model)
-    if experiment.backbone in (None, RANDOM):
-        return Start(model)
-    return Start(model, _on_host({"backbone": load_backbone(experiment.backbone, model, say)}))
+    _check_text(experiment, model)
+    parts = {}
+    if experiment.backbone not in (None, RANDOM):
+        parts["backbone"] = load_backbone(experiment.backbone, model, say)
+    if experiment.text not in (None, RANDOM):
+        parts["bert"] = load_text(experiment.text, model)
+    return Start(model, _on_host(parts) if parts else None)
 
 
 def _from_init(experiment: Experiment, classes: Classes, say: Callable[[str], None]) -> Start:
@@ -159,6 +164,21 @@ def _with_classes(experiment: Experiment, classes: Classes) -> nn.Module:
             f"model.num_classes={wanted}, or 0 to follow the data set"
         )
     return model
+
+
+def _check_text(experiment: Experiment, model: nn.Module) -> None:
+    if not reads_captions(model):
+        if experiment.text is not None:
+            raise UserError(
+                f"text holds weights of a text encoder, and a {type(model).__name__} has none: "
+                "leave it out"
+            )
+    elif experiment.text is None and model.bert.num_layers >= LARGE:
+        raise UserError(
+            "the text encoder is a BERT of full size, which learns no language from a detector's "
+            "data: give its weights with text=google-bert/bert-base-uncased (or a folder or file "
+            "of them), a whole detector with init=..., or text=random to train without all the same"
+        )
 
 
 def _check_random_backbone(model: nn.Module) -> None:

@@ -32,11 +32,9 @@ def small_words():
     return model, params, WordPiece(vocabulary())
 
 
-def save_words(folder: Path, damaged: str | None = None) -> Path:
-    """A folder of these weights with their vocabulary, those of the part `damaged` not finite."""
+def save_words(folder: Path) -> Path:
+    """A folder of these weights with their vocabulary."""
     _, params, _ = small_words()
-    if damaged:
-        params[damaged]["layer_0"]["kernel"] *= float("nan")
     save_pretrained(
         folder, NAME, FIELDS, params, image=CONFIG, vocabulary=vocabulary(), probe=False
     )

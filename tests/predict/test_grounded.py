@@ -16,7 +16,7 @@ from jaxseg.text.spans import phrase_of
 from tests.predict.small_words import CONFIG, save_words, small_words, vocabulary
 from tests.predict.tiny import tiny_detr
 
-CAPTION = "a cat. hot dog. dog."
+CAPTION = "hot dog. a cat. zebra."
 SIZES = [(48, 64), (64, 90), (40, 60), (200, 300), (48, 64), (1, 40), (64, 64)]
 RNG = np.random.default_rng(3)
 IMAGES = [RNG.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
@@ -57,7 +57,7 @@ def test_an_image_alone_in_a_batch_and_on_a_larger_canvas_has_the_same_answer(de
     alone = [detector(image, CAPTION, 0.3) for image in IMAGES]
     assert min(map(len, alone)) > 2
     assert np.ptp(alone[0].boxes[:, 0]) > 5, "the boxes must differ for the test to mean anything"
-    assert {name for found in alone for name in found.names} > {"dog"}
+    assert len({name for found in alone for name in found.names}) > 1
     for one, two in zip(alone, batched(IMAGES, CAPTION, 0.3), strict=True):
         assert_same(one, two)
     for one, two in zip(alone[::-1], batched(IMAGES[::-1], CAPTION, 0.3), strict=True):
@@ -82,7 +82,7 @@ def test_one_program_serves_any_number_of_images_and_any_short_caption(batched):
 
 
 def test_a_caption_finds_what_its_phrases_as_names_find(detector):
-    caption, names = detector(IMAGES[0], CAPTION, 0.3), ["a cat", "hot dog", "dog"]
+    caption, names = detector(IMAGES[0], CAPTION, 0.3), ["hot dog", "a cat", "zebra"]
     assert caption.phrases == tuple(names)
     assert_same(caption, detector(IMAGES[0], names, 0.3))
 
@@ -104,7 +104,7 @@ NAMES = [
 def test_names_beyond_the_models_length_are_found_in_several_passes(detector, tokenizer):
     wanted = plan(NAMES, tokenizer, 32)
     assert len(wanted.passes) == 2
-    assert all(16 < len(one.ids) <= 32 for one in wanted.passes)
+    assert max(len(one.ids) for one in wanted.passes) <= 32
     together = detector(IMAGES[1], NAMES, 0.0)
     assert len(together) == 24
     assert (np.diff(together.scores) <= 0).all()
@@ -260,7 +260,7 @@ def test_the_words_of_an_object_are_those_of_the_originals_demo(detector, tokeni
 def test_an_object_is_of_a_phrase_of_its_own_pass(tokenizer):
     """Also where all of them have no probability that a float could hold."""
     ids, none = np.asarray([101, 4937, 1012, 102]), np.zeros((1, 4), np.float32)
-    tokens, named = np.asarray([[False, True, False, False]]), none + [[0, 0, 1, 0]]
+    tokens, named = np.asarray([[False, True, False, False]]), np.eye(4)[2:3]
     passes = tuple(Pass("cat.", ids, np.asarray([i]), tokens) for i in range(2))
     rows = [Row(none, none), Row(named.astype(np.float32), none)]
     found = Finder(tokenizer, 0.35, 0.25, False).predict(Wanted(("a", "b"), passes), rows, (9, 9))

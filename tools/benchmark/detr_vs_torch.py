@@ -29,7 +29,6 @@ second a layer. Huge pages (glibc.malloc.hugetlb=1) help both sides.
 import argparse
 import dataclasses
 import os
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -44,6 +43,7 @@ from transformers import (
     DetrForObjectDetection,
     ResNetConfig,
 )
+from turns import report
 from work_shares import shares
 
 from jaxseg.losses.criterion import SetCriterion
@@ -221,20 +221,6 @@ def their_step(model, pixels, labels, boxes):
         adamw.step()
 
     return run
-
-
-def report(name: str, run_ours, run_theirs, repeats: int) -> None:
-    """Time the two in turn, after a first run of each (ours compiles in it)."""
-    times = {run_ours: [], run_theirs: []}
-    for run in times:
-        run()
-    for _ in range(repeats):
-        for run, taken in times.items():
-            start = time.perf_counter()
-            run()
-            taken.append(time.perf_counter() - start)
-    ours, theirs = min(times[run_ours]), min(times[run_theirs])
-    print(f"{name}: ratio {theirs / ours:.2f} (PyTorch {theirs:.2f} s, ours {ours:.2f} s)")
 
 
 if __name__ == "__main__":

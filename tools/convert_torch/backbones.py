@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 SWIN = {table.name for table in swin_tables.TABLES}
 VIT = {table.name for table in vit_tables.TABLES}
+GROUNDING = ("grounding_dino", "grounding_dino.huggingface")
 BACKBONES = {"resnet"} | SWIN | VIT
 # How detectors with a transformer for a backbone call it: ViTDet's is the net of a pyramid.
 PREFIX = re.compile(r"(backbone\.(?:0\.)?)(?:net\.)?patch_embed\.proj\.weight")
@@ -50,6 +51,28 @@ def load_backbone_file(
         some = f"{len(converted.resized)} tensors, such as {converted.resized[0]}"
         say(f"{path}: positions resized to the model's size: {some}")
     return {part: converted.params} if part else converted.params
+
+
+def load_text_file(path: Path, shapes: Mapping[str, Any]) -> dict:
+    """Nested parameters of a BERT from its own file or folder, or a Grounding DINO's.
+
+    Args:
+      shapes: nested shapes of the BERT's parameters.
+
+    Raises:
+      UserError: a file of anything else, or the report of all that does not fit.
+    """
+    state = read_checkpoint(path).tensors
+    table = detect_table(state)
+    if "pooler" not in shapes:
+        state = {key: x for key, x in state.items() if "pooler.dense." not in key}
+    if table == "bert":
+        return convert(TABLES[table], state, shapes).params
+    if table in GROUNDING:
+        return convert(TABLES[table], state, {"bert": shapes}, part="bert").params
+    raise UserError(
+        f"{path} holds weights of the form {TABLES[table].title}; the text encoder is a BERT"
+    )
 
 
 def _take_out(state: dict[str, Any]) -> dict[str, Any]:
