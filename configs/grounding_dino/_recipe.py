@@ -10,6 +10,7 @@ from flax import linen as nn
 from jaxseg.data.prompts import Prompts
 from jaxseg.data.transforms import detr_augmentation
 from jaxseg.losses.criterion import FirstStage, SetCriterion, TokenClasses
+from jaxseg.models import grounding_dino
 from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.optim import Optimizer
 from jaxseg.train.schedule import Schedule
@@ -36,9 +37,18 @@ ZERO_SHOT = {"coco": "coco:data/coco/val2017", "lvis": "data/lvis/lvis_v1_miniva
 OBJECTS365 = "odvg:data/objects365/o365_train_odvg.jsonl?label_map=data/objects365/label_map.json"
 
 
-def objects365(model: nn.Module) -> Experiment:
-    """The recipe for one of the paper's ablations: Objects365 alone, COCO and LVIS unseen."""
-    return recipe(model, OBJECTS365, ZERO_SHOT, epochs=15, drop_every=4, metric="coco/AP")
+def objects365(**parts) -> Experiment:
+    """The recipe for a row of the paper's ablations: Objects365 alone, COCO and LVIS unseen.
+
+    Args:
+      parts: of the model, Swin-T, whose layers the backward pass computes again.
+    """
+    return pretraining(grounding_dino.swin_t(remat=True, **parts), OBJECTS365)
+
+
+def pretraining(model: nn.Module, train: str | tuple[tuple[str, float], ...]) -> Experiment:
+    """Open-GroundingDino's schedule of pre-training, with zero-shot evaluations."""
+    return recipe(model, train, ZERO_SHOT, epochs=15, drop_every=4, metric="coco/AP")
 
 
 def recipe(

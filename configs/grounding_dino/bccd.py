@@ -24,7 +24,7 @@ def experiment() -> Experiment:
     base = bccd.experiment()
     return dataclasses.replace(
         base,
-        model=grounding_dino.tiny(vocabulary=MODEL["vocabulary"]),
+        model=grounding_dino.tiny(vocabulary=MODEL["vocabulary"], canvas="padded"),
         data=dataclasses.replace(base.data, prompts=Prompts(str(WORDS), length=32)),
         criterion=CRITERION,
     )

@@ -13,7 +13,7 @@ Expected: zero-shot 48.4 AP on COCO's val2017, 27.4 on LVIS (the paper's); not r
 
 from jaxseg.models import grounding_dino
 from jaxseg.train.experiment import Experiment
-from jaxseg_configs.grounding_dino._recipe import OBJECTS365, ZERO_SHOT, recipe
+from jaxseg_configs.grounding_dino._recipe import OBJECTS365, pretraining
 
 # Data sets and millions of images.
 TRAIN = (
@@ -25,6 +25,4 @@ TRAIN = (
 
 
 def experiment() -> Experiment:
-    return recipe(
-        grounding_dino.swin_t(), TRAIN, ZERO_SHOT, epochs=15, drop_every=4, metric="coco/AP"
-    )
+    return pretraining(grounding_dino.swin_t(remat=True), TRAIN)

@@ -10,10 +10,9 @@ Hardware: 16 accelerators of 32 GB.
 Expected: the paper has no figure for it; not run here.
 """
 
-from jaxseg.models import grounding_dino
 from jaxseg.train.experiment import Experiment
 from jaxseg_configs.grounding_dino._recipe import objects365
 
 
 def experiment() -> Experiment:
-    return objects365(grounding_dino.swin_t(text_level="sentence"))
+    return objects365(text_level="sentence")

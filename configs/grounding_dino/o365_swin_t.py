@@ -11,10 +11,9 @@ Hardware: 16 accelerators of 32 GB (the paper's: 16 V100, two images each).
 Expected: zero-shot 46.7 AP on COCO's val2017, 16.1 on LVIS (the paper's); not run here.
 """
 
-from jaxseg.models import grounding_dino
 from jaxseg.train.experiment import Experiment
 from jaxseg_configs.grounding_dino._recipe import objects365
 
 
 def experiment() -> Experiment:
-    return objects365(grounding_dino.swin_t())
+    return objects365()

@@ -106,6 +106,7 @@ class Session:
         if not self.val_sets:
             return None
         evaluators = {name: self._evaluator(val_set) for name, val_set in self.val_sets.items()}
+        own = self.experiment.metric.partition("/")[2]
 
         def evaluate(params: Any, step: int, poll: Callable[[], None]) -> dict[str, float]:
             found = {}
@@ -113,7 +114,6 @@ class Session:
                 batches = partial(_polled, whole.batches, poll)
                 values = dataclasses.replace(whole, batches=batches)(params, step)
                 found |= {f"{name}/{key}" if name else key: x for key, x in values.items()}
-            own = self.experiment.metric.partition("/")[2]
             first = [f"{name}/{own}" for name in evaluators if name and f"{name}/{own}" in found]
             return {name: found[name] for name in (*first, *found)}
 

@@ -7,8 +7,10 @@ from jaxseg import models
 from jaxseg.data.transforms import detr_augmentation
 from jaxseg.errors import UserError
 from jaxseg.losses.criterion import FirstStage, FocalClasses
+from jaxseg.models.detr.deformable_decoder import DeformableDecoderLayer
+from jaxseg.models.grounding_dino.fusion import Apart
 from jaxseg.parallel.rules import lookup
-from jaxseg.params import count
+from jaxseg.params import count, reads_captions
 from jaxseg.pretrained import class_head
 from jaxseg.train.configs import config_names, load_config
 from jaxseg.train.describe import describe
@@ -31,6 +33,7 @@ TUNED = {
     "dab_detr/finetune": "dab_detr.r50",
     "dn_detr/finetune": "dn_detr.r50",
     "dino/finetune": "dino.r50_4scale",
+    "grounding_dino/finetune": "grounding_dino.swin_t",
 }
 
 
@@ -77,7 +80,8 @@ def test_what_is_expected_is_what_was_published(name, figure):
 def test_every_rule_of_a_config_matches_its_model(name):
     experiment = load_config(name)
     model = experiment.model or models.build(TUNED[name])
-    model = model.clone(num_classes=model.num_classes or 9)  # 0: as many as the data has
+    if not reads_captions(model):
+        model = model.clone(num_classes=model.num_classes or 9)  # 0: as many as the data has
     paths = flat_shapes(model)
     assert lookup(experiment.sharding, paths, what="sharding")
     trainable = experiment.optimizer.trainable(paths)
@@ -87,10 +91,13 @@ def test_every_rule_of_a_config_matches_its_model(name):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in FINETUNE])
 def test_the_model_of_a_config_can_be_built_again_by_name(name):
-    changes = ["model.num_classes=9"]
+    experiment = load_config(name)
+    changes = [] if reads_captions(experiment.model) else ["model.num_classes=9"]
     if "swin" in name:  # how a model computes is not written down
-        changes.append("model.backbone.remat=false")
-    model = apply_overrides(load_config(name), changes).model
+        told = reads_captions(experiment.model)
+        parts = ("backbone", "encoder", "decoder") if told else ("backbone",)
+        changes += [f"model.{part}.remat=false" for part in parts]
+    model = apply_overrides(experiment, changes).model
     builder, arguments = describe(model)
     assert models.build(builder, **arguments) == model
 
@@ -165,6 +172,45 @@ def test_the_recipe_of_detectors_with_anchors(name):
     assert (float(factor(last - 1)), float(factor(last))) == (1.0, pytest.approx(0.1))
 
 
+# The row of the paper's table of ablations → what is another part of the model.
+ABLATIONS = {
+    "o365_no_fusion_swin_t": lambda model: model.encoder.fusion is Apart,
+    "o365_static_queries_swin_t": lambda model: model.selection == "static",
+    "o365_no_text_attention_swin_t": lambda model: model.decoder.layer is DeformableDecoderLayer,
+    "o365_word_level_swin_t": lambda model: model.text_level == "word",
+    "o365_sentence_level_swin_t": lambda model: model.text_level == "sentence",
+}
+
+
+def test_each_ablation_of_grounding_dino_is_one_part_and_nothing_else():
+    whole = load_config("grounding_dino/o365_swin_t")
+    for row, is_part in ABLATIONS.items():
+        other = load_config(f"grounding_dino/{row}")
+        assert is_part(other.model)
+        assert not is_part(whole.model)
+        assert [other.data, other.criterion, other.optimizer, other.schedule] == [
+            whole.data, whole.criterion, whole.optimizer, whole.schedule,
+        ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["grounding_dino/o365_swin_t", "grounding_dino/finetune"])
+def test_the_recipe_of_grounding_dino(name):
+    experiment = load_config(name)
+    criterion, optimizer = experiment.criterion, experiment.optimizer
+    names = ("cost_class", "cost_bbox", "cost_giou", "loss_ce", "loss_bbox", "loss_giou")
+    assert [getattr(criterion, x) for x in names] == [1.0, 5.0, 2.0, 2.0, 5.0, 2.0]
+    assert (criterion.giou_epsilon, criterion.nonfinite_cost) == (1e-6, 0.0)
+    assert (criterion.denoising, criterion.first_stage) == (False, FirstStage("interm"))
+    paths = flat_shapes(experiment.model or models.build(TUNED[name]))
+    rates = lookup(optimizer.learning_rates, paths, default=1.0)
+    slow = re.compile("^(backbone|bert)/|ref_point_head|sampling_offsets")
+    for path, rate in rates.items():
+        assert rate * optimizer.learning_rate == pytest.approx(1e-5 if slow.search(path) else 1e-4)
+    assert (optimizer.weight_decay, optimizer.decays, optimizer.clip_norm) == (1e-4, (), 0.1)
+    frozen = {path.split("/")[0] for path in set(paths) - set(optimizer.trainable(paths))}
+    assert frozen == ({"bert"} if name.endswith("finetune") else set())
+
+
 @pytest.mark.parametrize("name", MASKS)
 def test_the_second_stage_trains_the_mask_head_alone(name):
     experiment = load_config(name)
@@ -190,14 +236,16 @@ def test_both_stages_of_a_panoptic_model_tell_the_same_classes_apart():
 
 
 # Their canvas is that of the original, which pads no further than the largest image.
-@pytest.mark.parametrize("name", sorted({*NAMES} - {"dino/bccd_reference", "dino/bccd"}))
+@pytest.mark.parametrize(
+    "name", sorted({*NAMES} - {"dino/bccd_reference", "dino/bccd", "grounding_dino/bccd"})
+)
 def test_canvases_are_multiples_of_the_stride(name):
     experiment = load_config(name)
     stride = (experiment.model or models.build(TUNED[name])).stride
     assert not [b for b in experiment.data.buckets if b[0] % stride or b[1] % stride]
 
 
-@pytest.mark.parametrize("name", FINETUNE)
+@pytest.mark.parametrize("name", [name for name in FINETUNE if name != "grounding_dino/finetune"])
 def test_what_starts_afresh_for_other_classes_learns_at_the_full_rate(name):
     optimizer = load_config(name).optimizer
     fresh = class_head(TUNED[name], {})
