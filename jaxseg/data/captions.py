@@ -1,7 +1,7 @@
 """Captions as arrays: of a training batch, and of the classes that an evaluation asks for."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import flax.struct
 import jax
@@ -114,21 +114,46 @@ def class_prompts(
     return ClassPrompts(encode_captions(tokenizer, captions, length, pad_to=length), np.stack(maps))
 
 
+def ask_classes(
+    classes: Classes,
+    tokenizer: WordPiece,
+    length: int,
+    *,
+    at_once: int | None = None,
+    clean: bool = True,
+    names: Mapping[str, str] | None = None,
+) -> tuple[ClassPrompts, tuple[int, ...]]:
+    """Captions of a data set's classes, and the category id of each of their labels.
+
+    Classes that have one name once it is tidied are asked for each by itself.
+
+    Args:
+      names: what to ask for instead of the names of some classes.
+      length, at_once, clean: of `class_prompts`.
+
+    Raises:
+      UserError: no classes, one that no caption can hold, or `names` of what is no class.
+    """
+    found = zip(classes.names, classes.category_ids, strict=True)
+    known = [(name, id_) for name, id_ in found if id_ is not None and name != HOLE]
+    names = names or {}
+    if unknown := sorted(set(names) - {name for name, _ in known}):
+        raise UserError(
+            f"there is no class {unknown[0]!r} that could be asked for by another name; there are "
+            + ", ".join(repr(name) for name, _ in known[:20])
+        )
+    words = [names.get(name, name) for name, _ in known]
+    asked = class_prompts(words, tokenizer, length, at_once=at_once, clean=clean)
+    return asked, tuple(id_ for _, id_ in known)
+
+
 def evaluation_prompts(
     prompter: Prompter, classes: Classes, at_once: int | None = None
 ) -> tuple[ClassPrompts, tuple[int, ...]]:
-    """Captions of a data set's classes, and the category id of each of their labels."""
-    found = zip(classes.names, classes.category_ids, strict=True)
-    known = [(name, id_) for name, id_ in found if id_ is not None and name != HOLE]
+    """`ask_classes` as the prompts of a training are made."""
     prompts: Prompts = prompter.prompts
-    asked = class_prompts(
-        [name for name, _ in known],
-        prompter.tokenizer,
-        prompts.length,
-        at_once=at_once,
-        clean=prompts.clean,
-    )
-    return asked, tuple(id_ for _, id_ in known)
+    made = {"at_once": at_once, "clean": prompts.clean}
+    return ask_classes(classes, prompter.tokenizer, prompts.length, **made)
 
 
 def grouped(prompts: ClassPrompts, size: int) -> tuple[Captions, Bool[np.ndarray, "g c k s"]]:

@@ -22,8 +22,8 @@ class Opened(Protocol):
     image_ids: Sequence[int | str]
 
 
-def load_coco(path: Path) -> dict:
-    """Read a COCO file.
+def load_coco(path: Path, parts: Sequence[str] = PARTS) -> dict:
+    """Read a COCO file, which must have some parts.
 
     Raises:
       UserError: no such file, not JSON, not COCO's form, or no images in it.
@@ -39,16 +39,26 @@ def load_coco(path: Path) -> dict:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the annotation file {path} cannot be read ({error})") from None
-    for part in PARTS:
+    for part in parts:
         records = content.get(part) if isinstance(content, dict) else None
         if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
             raise UserError(
-                f"the annotation file {path} has no list {part!r}; COCO's form is "
-                '{"images": [...], "annotations": [...], "categories": [...]}'
+                f"the annotation file {path} has no list {part!r}; its form is {{"
+                + ", ".join(f'"{part}": [...]' for part in parts)
+                + "}"
             )
     if not content["images"]:
         raise UserError(f"the data set {path} is empty: its list of images has no entries")
-    return drop_group_category(content)
+    content["images"] = [_with_file_name(image) for image in content["images"]]
+    return drop_group_category(content) if "categories" in parts else content
+
+
+def _with_file_name(image: dict) -> dict:
+    """An image's record; LVIS's has no file name, and the address of COCO's own file."""
+    address = image.get("coco_url")
+    if "file_name" in image or not isinstance(address, str):
+        return image
+    return {**image, "file_name": "/".join(address.split("/")[-2:])}
 
 
 def _beside(path: Path) -> str:

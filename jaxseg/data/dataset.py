@@ -95,13 +95,14 @@ SOURCES = {
     "panoptic": "jaxseg.data.panoptic:open_panoptic",
     "tfds": "jaxseg.data.tfds:open_tfds",
     "odvg": "jaxseg.data.odvg:open_odvg",
+    "refcoco": "jaxseg.data.referring:open_referring",
     "synthetic": "jaxseg.data.synthetic:open_synthetic",
     "coloured": "jaxseg.data.coloured:open_coloured",
 }
 
 FORMS = (
     "a COCO json file, a folder with one, coco:ROOT/SPLIT, panoptic:ROOT/SPLIT, tfds:NAME/SPLIT, "
-    "a packed folder, odvg:FILE.jsonl, synthetic:shapes, or coloured:SPLIT"
+    "a packed folder, odvg:FILE.jsonl, refcoco:FILE.json, synthetic:shapes, or coloured:SPLIT"
 )
 
 
@@ -118,6 +119,7 @@ def open_dataset(
         - `panoptic:ROOT/train2017` or `panoptic:FILE.json`, COCO's panoptic form;
         - `tfds:NAME[/split]`, or a folder that `jaxseg data pack` wrote, with or without `/split`;
         - `odvg:FILE.jsonl`, boxes with names or phrases, an image a line;
+        - `refcoco:FILE.json`, an expression and its box for each image;
         - `synthetic:shapes`, or `coloured:train`, `coloured:seen` and `coloured:held_out`.
         Options may follow as `?name=value&name=value`.
       numbering: of the labels, as in `Classes.from_categories`.

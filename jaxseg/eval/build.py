@@ -15,6 +15,9 @@ from jaxseg.data.edits import Resize
 from jaxseg.data.loader import Loader
 from jaxseg.errors import UserError
 from jaxseg.eval.categories import match_categories
+from jaxseg.eval.coco_ap import coco_table
+from jaxseg.eval.fixed import Federation
+from jaxseg.eval.lvis import is_lvis, lvis_table
 from jaxseg.eval.mask_judge import mask_judge
 from jaxseg.eval.prompted import detect_classes
 from jaxseg.eval.runner import Answer, Evaluator
@@ -50,7 +53,8 @@ def make_evaluator(
     """A function from parameters to COCO metrics on `dataset`.
 
     Of a model with masks the masks are judged too, where the data set has them: by COCO's metrics
-    of masks, or by panoptic quality.
+    of masks, or by panoptic quality. LVIS is judged by fixed average precision, for which all that
+    is found in answer to each caption is kept.
 
     Args:
       model: a detector; it is evaluated with `canvas`, whatever its own.
@@ -83,27 +87,36 @@ def make_evaluator(
         category_ids = match_categories(None, model.num_classes, dataset.classes)
     image = image or ImageConfig()
     buckets = buckets or default_buckets(image.short_side, image.long_side, model.stride)
-    loader = _loader(dataset, image, batch_size, buckets, mesh, workers)
+    loader = canvas_loader(dataset, image, batch_size, buckets, mesh, workers)
     truth = dataset.coco()
+    lvis = is_lvis(truth)
     judge = None
     if masks and predicts_masks(model):
         judge = mask_judge(dataset, truth, tuple(category_ids), canvas == "exact")
     return Evaluator(
         detect=_detect(
-            model.clone(canvas=canvas), image, mesh, judge is not None, prompts, captions_at_once
+            model.clone(canvas=canvas),
+            image,
+            mesh,
+            judge is not None,
+            prompts,
+            captions_at_once,
+            lvis,
         ),
         batches=lambda: loader.iterate(0),
         image_ids=dataset.image_ids,
         category_ids=tuple(category_ids),
         ground_truth=truth,
-        share=_share(mesh),
+        share=share_of(mesh),
         precision=precision,
         progress=progress,
         judge=judge,
+        compare=lvis_table if lvis else coco_table,
+        federation=Federation.of(truth) if lvis else None,
     )
 
 
-def _loader(
+def canvas_loader(
     dataset, image: ImageConfig, batch_size: int, buckets: Sequence[Size], mesh, workers: int
 ) -> Loader:
     """All images once, in order, divided among the processes."""
@@ -127,7 +140,7 @@ def _loader(
     )
 
 
-def _share(mesh: Mesh | None) -> Callable[[int], bool]:
+def share_of(mesh: Mesh | None) -> Callable[[int], bool]:
     """Which positions a process reports: of n processes that hold the same rows, every n-th."""
     if mesh is None:
         return lambda position: True
@@ -144,6 +157,7 @@ def _detect(
     masks: bool,
     prompts: ClassPrompts | None = None,
     captions_at_once: int = 4,
+    every: bool = False,
 ) -> Callable[[PyTree, Batch], Answer]:
     def forward(params: PyTree, batch: Batch) -> Answer:
         images = normalize(batch.images, image.mean, image.std)
@@ -153,11 +167,18 @@ def _detect(
             detections = model.detections(output, batch.original_sizes)
             drawn = query_masks(model, output) if masks else None
         else:
-            asked = (images, prompts, batch.original_sizes, captions_at_once)
+            asked = (images, prompts, batch.original_sizes, captions_at_once, every)
             detections = detect_classes(model, params, *asked)
         sizes = batch.sizes, batch.original_sizes
         return Answer(detections, batch.index, batch.mask, batch.mask.sum(), drawn, *sizes)
 
+    return compiled_on(mesh, forward)
+
+
+def compiled_on(
+    mesh: Mesh | None, forward: Callable[[PyTree, Batch], Answer]
+) -> Callable[[PyTree, Batch], Answer]:
+    """`forward` as a compiled function of the batches that each process loads."""
     if mesh is None:
         return jax.jit(forward)
     # Masks are large: each process judges the rows that its own devices computed.

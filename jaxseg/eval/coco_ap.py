@@ -71,15 +71,15 @@ def coco_table(
     """
     from faster_coco_eval import COCO, COCOeval_faster
 
-    images = _image_numbers(ground_truth, image_ids)
-    _check_records(records, ground_truth)
-    truth = _engine_truth(ground_truth, images, iou_type)
+    images = image_numbers(ground_truth, image_ids)
+    check_records(records, ground_truth)
+    truth = engine_truth_of(ground_truth, images, iou_type)
     engine_truth = COCO(truth)
     engine = COCOeval_faster(
         engine_truth,
-        engine_truth.loadRes(_engine_records(records, images, iou_type)),
+        engine_truth.loadRes(engine_records(records, images, iou_type)),
         iou_type,
-        print_function=_silent,
+        print_function=silent,
     )
     engine.run()
     names = distinct_names(ground_truth["categories"])
@@ -91,15 +91,20 @@ def coco_table(
     )
 
 
-def _silent(*_) -> None:
-    pass
+def silent(*_) -> None:
+    """What the engine prints with."""
 
 
 def _number(value: float) -> float:
     return float("nan") if value < 0 else float(value)
 
 
-def _image_numbers(ground_truth: Mapping, image_ids: Collection | None) -> dict:
+def image_numbers(ground_truth: Mapping, image_ids: Collection | None) -> dict:
+    """The engine's number of each image that is judged.
+
+    Raises:
+      UserError: the ground truth has no images.
+    """
     # Numbers follow the order of the ids: ties between scores are broken by it.
     known = {image["id"] for image in ground_truth["images"]}
     if not known:
@@ -109,7 +114,8 @@ def _image_numbers(ground_truth: Mapping, image_ids: Collection | None) -> dict:
     return {image: number for number, image in enumerate(ordered, 1)}
 
 
-def _check_records(records: Sequence[Record], ground_truth: Mapping) -> None:
+def check_records(records: Sequence[Record], ground_truth: Mapping) -> None:
+    """Raise `UserError` if a record names an unknown image or category."""
     allowed = {
         "image_id": {image["id"] for image in ground_truth["images"]},
         "category_id": {category["id"] for category in ground_truth["categories"]},
@@ -124,7 +130,8 @@ def _check_records(records: Sequence[Record], ground_truth: Mapping) -> None:
             )
 
 
-def _engine_truth(ground_truth: Mapping, images: Mapping, iou_type: IouType) -> dict:
+def engine_truth_of(ground_truth: Mapping, images: Mapping, iou_type: IouType) -> dict:
+    """The ground truth of some images, by the engine's numbers."""
     annotations = [a for a in ground_truth["annotations"] if a["image_id"] in images]
     return {
         "images": [
@@ -164,7 +171,8 @@ def _size(image: Mapping, iou_type: IouType) -> dict[str, int]:
     return size
 
 
-def _engine_records(records: Sequence[Record], images: Mapping, iou_type: IouType) -> list[Record]:
+def engine_records(records: Sequence[Record], images: Mapping, iou_type: IouType) -> list[Record]:
+    """The detections in some images, by the engine's numbers."""
     # With a box beside the mask, the engine would sort detections into area ranges by the box.
     geometry = "segmentation" if iou_type == "segm" else "bbox"
     return [
@@ -185,10 +193,15 @@ def _per_class(precision: np.ndarray, classes: list, annotations: list[Record]) 
     rows = {}
     for k, (category, name) in enumerate(classes):
         curves = precision[:, :, k, 0, -1]
-        rows[name] = {"AP": _mean(curves), "AP50": _mean(curves[0]), "objects": objects[category]}
+        rows[name] = {
+            "AP": mean_of(curves),
+            "AP50": mean_of(curves[0]),
+            "objects": objects[category],
+        }
     return rows
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of(values: np.ndarray) -> float:
+    """Of the engine's curves, where -1 stands for no objects; NaN if it does everywhere."""
     values = values[values > -1]
     return float(values.mean()) if values.size else float("nan")

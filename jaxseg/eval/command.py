@@ -3,9 +3,17 @@
 jaxseg eval facebook/detr-resnet-50 coco:/data/coco/val2017
 jaxseg eval runs/cells/best cells/instances_val.json --json metrics.json
 jaxseg eval facebook/detr-resnet-50-panoptic panoptic:/data/coco/val2017
+jaxseg eval IDEA-Research/grounding-dino-tiny lvis/lvis_v1_minival.json
+jaxseg eval IDEA-Research/grounding-dino-tiny refcoco:mdetr/finetune_refcoco_val.json
+jaxseg eval IDEA-Research/grounding-dino-tiny list:odinw13.json --json odinw13_metrics.json
 
 Of weights with masks the masks are judged too: by COCO's table of masks, or on panoptic ground
 truth by panoptic quality.
+
+Weights that read captions are asked for the names of the data set's classes, zero-shot. LVIS is
+judged by fixed average precision, referring expressions by the best box of each, and a list of data
+sets by the average and median of their average precision; a run that was interrupted goes on with
+what `--json` has.
 
 It uses all devices of all its processes; process 0 prints the table and writes the files.
 """
@@ -17,13 +25,19 @@ from jaxseg.errors import UserError
 from jaxseg.eval.requirements import check_installed
 from jaxseg.parallel.processes import add_process_arguments, join_processes
 
+LIST = "list:"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         "weights", help="folder of weights, official .pth or .safetensors file, or Hugging Face id"
     )
-    parser.add_argument("dataset", help="as for training, for example a COCO json file")
+    parser.add_argument(
+        "dataset",
+        help="as for training, for example a COCO json file; or list:FILE, a JSON list of "
+        '{"name": ..., "data": ..., "names": {class: what to ask for}}',
+    )
     parser.add_argument("--model", help="builder of an official file (DC5 files look plain)")
     parser.add_argument("--revision", help="branch, tag or commit of a Hugging Face id")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to FILE")
@@ -46,17 +60,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--boxes", action="store_true", help="judge boxes alone, of weights with masks too"
     )
     parser.add_argument(
-        "--vocabulary",
-        type=Path,
+        "--vocab",
         metavar="FILE",
-        help="of weights that read captions, if they bring none: a vocab.txt or tokenizer.json",
+        help="of weights that read captions: a vocab.txt or tokenizer.json, a folder with one, or "
+        "a Hugging Face id (default: the weights' own, or BERT's)",
     )
     parser.add_argument(
-        "--names",
+        "--names-at-once",
         type=int,
         metavar="N",
-        help="ask weights that read captions for N classes at a "
-        "time (default: as many as a caption holds; LVIS is judged with 40)",
+        help="ask weights that read captions for N classes at a time (default: as many as a "
+        "caption holds; of LVIS 40)",
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N images")
     parser.add_argument(
@@ -71,48 +85,42 @@ def run(args: argparse.Namespace) -> int:
     join_processes(args)
     import jax
 
+    from jaxseg.data import open_dataset
+    from jaxseg.eval.list_run import open_list, run_list
     from jaxseg.parallel.mesh import MeshShape
     from jaxseg.predict.result import refuse_not_finite
 
     mesh = MeshShape().build()
-    evaluator, params = _prepare(args, mesh)
+    listed = args.dataset.startswith(LIST)
+    opened = open_list(args.dataset.removeprefix(LIST)) if listed else open_dataset(args.dataset)
+    prepared = _prepare(args, mesh)
     with refuse_not_finite(args.weights):
-        evaluation = evaluator.evaluate(params)
+        if listed:
+            run_list(args, opened, prepared, _plain)
+            return 0
+        evaluation = prepared.evaluator(opened).evaluate(prepared.weights.params)
     if jax.process_index() == 0:
         _report(args, evaluation)
     return 0
 
 
 def _prepare(args: argparse.Namespace, mesh):
-    """The evaluator and the parameters, which every device of the mesh holds."""
+    """The weights, which every device of the mesh holds, with all that the arguments say."""
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
     from jaxseg.checkpoints import from_pretrained
-    from jaxseg.data import open_dataset
-    from jaxseg.eval.build import make_evaluator
-    from jaxseg.eval.categories import match_categories
+    from jaxseg.eval.prepare import prepare
     from jaxseg.parallel.shard import place
-    from jaxseg.params import reads_captions
 
     batch_size = _batch_size(args.batch_size, mesh.devices.size)
-    dataset = open_dataset(args.dataset)
     weights = from_pretrained(args.weights, model=args.model, revision=args.revision)
-    if not hasattr(weights.model, "detections"):
-        raise UserError(
-            f"{args.weights} are a {type(weights.model).__name__}'s, which finds no objects by "
-            "itself: boxes and classes need a detector's weights"
-        )
-    annotated = {annotation["category_id"] for annotation in dataset.coco()["annotations"]}
-    if reads_captions(weights.model):
-        told = _asked(args, weights, dataset)
-    else:
-        known = (weights.classes, weights.model.num_classes)
-        told = {"category_ids": match_categories(*known, dataset.classes, annotated)}
-    evaluator = make_evaluator(
-        weights.model,
-        dataset,
-        image=weights.image,
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    return prepare(
+        args.weights,
+        weights._replace(params=jax.tree.map(lambda x: place(x, everywhere), weights.params)),
+        vocabulary=args.vocab,
+        names_at_once=args.names_at_once,
         batch_size=batch_size,
         canvas=args.canvas,
         mesh=mesh,
@@ -120,25 +128,7 @@ def _prepare(args: argparse.Namespace, mesh):
         workers=args.workers,
         precision="highest",
         masks=not args.boxes,
-        **told,
     )
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    return evaluator, jax.tree.map(lambda x: place(x, everywhere), weights.params)
-
-
-def _asked(args: argparse.Namespace, weights, dataset) -> dict:
-    """What a model that reads captions is asked for: all of the data set's classes."""
-    from jaxseg.data.captions import evaluation_prompts
-    from jaxseg.data.prompts import Prompter, Prompts
-
-    file = args.vocabulary or weights.vocabulary
-    if file is None:
-        raise UserError(
-            f"{args.weights} read captions and bring no vocabulary: give BERT's vocab.txt or "
-            "tokenizer.json with --vocabulary FILE"
-        )
-    asked = evaluation_prompts(Prompter(Prompts(str(file))), dataset.classes, args.names)
-    return dict(zip(("prompts", "category_ids"), asked, strict=True))
 
 
 def _batch_size(given: int | None, devices: int) -> int:
@@ -151,10 +141,12 @@ def _batch_size(given: int | None, devices: int) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name, least in {"batch_size": 1, "limit": 1, "names": 1, "workers": 0}.items():
+    for name, least in {"batch_size": 1, "limit": 1, "names_at_once": 1, "workers": 0}.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} must be {least} or more; got {value}")
+    if args.results and args.dataset.startswith(LIST):
+        raise UserError("--results is of one data set; a list's numbers go to --json")
     check_installed()
     # Late: the package of predictors imports JAX, which the help of the command does without.
     from jaxseg.predict.outputs import check_distinct, check_file
@@ -169,7 +161,8 @@ def _report(args: argparse.Namespace, evaluation) -> None:
     from jaxseg.predict.result import write_json
 
     if args.json:
-        write_json(args.json, _plain(args, evaluation))
+        given = {name: str(getattr(args, name)) for name in ("weights", "dataset", "canvas")}
+        write_json(args.json, given | _plain(evaluation))
     if args.results:
         write_json(args.results, evaluation.records)
     tables = (evaluation.table, evaluation.masks, evaluation.panoptic)
@@ -179,7 +172,7 @@ def _report(args: argparse.Namespace, evaluation) -> None:
     print(f"\n{images}, {evaluation.images_per_second:.2f} images/s{padded}")
 
 
-def _plain(args: argparse.Namespace, evaluation) -> dict:
+def _plain(evaluation) -> dict:
     """Everything as JSON, NaN as null."""
 
     def finite(values: dict) -> dict:
@@ -191,9 +184,6 @@ def _plain(args: argparse.Namespace, evaluation) -> dict:
 
     more = {"masks": evaluation.masks, "panoptic": evaluation.panoptic}
     return {
-        "weights": str(args.weights),
-        "dataset": str(args.dataset),
-        "canvas": args.canvas,
         "images": evaluation.images,
         "images_per_second": evaluation.images_per_second,
         **plain(evaluation.table),

@@ -17,16 +17,18 @@ def detect_classes(
     prompts: ClassPrompts,
     original_sizes: Int[Array, "b 2"],
     at_once: int = 4,
+    every: bool = False,
 ) -> Detections:
     """What a model finds of all classes; labels are those of the prompts.
 
     Each image is asked with every caption, and the best of all answers are kept, as many as the
-    model gives for one. The model is called with `pairs` of image and caption, and its
-    `detections` with how much each token counts for each class.
+    model gives for one, or all of them. The model is called with `pairs` of image and caption, and
+    its `detections` with how much each token counts for each class.
 
     Args:
       images: normalised.
       at_once: captions of one call of the model.
+      every: keep all answers; a class that its caption does not name has a score of 0.
     """
     size = min(at_once, len(prompts.tokens))
     captions, tokens = grouped(prompts, size)
@@ -35,10 +37,11 @@ def detect_classes(
         return _ask(model, params, images, original_sizes, *group)
 
     if len(tokens) == 1:
-        return _best(ask(jax.tree.map(lambda x: jnp.asarray(x[0]), (captions, tokens))), size)
-    found = jax.lax.map(ask, jax.tree.map(jnp.asarray, (captions, tokens)))
-    joined = jax.tree.map(lambda x: jnp.concatenate(list(x), 1), found)
-    return _best(joined, size * len(tokens))
+        found = ask(jax.tree.map(lambda x: jnp.asarray(x[0]), (captions, tokens)))
+    else:
+        parts = jax.lax.map(ask, jax.tree.map(jnp.asarray, (captions, tokens)))
+        found = jax.tree.map(lambda x: jnp.concatenate(list(x), 1), parts)
+    return found if every else _best(found, size * len(tokens))
 
 
 def _ask(model, params, images, original_sizes, captions: Captions, tokens) -> Detections:

@@ -13,9 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxseg.eval.coco_ap import CocoTable, Record, coco_table
+from jaxseg.eval.fixed import BestScores, Federation, best_records
 from jaxseg.eval.gather import gather_records, local_rows
 from jaxseg.eval.mask_judge import MaskJudge
 from jaxseg.eval.panoptic import PanopticTable, panoptic_table
+from jaxseg.eval.referring import ReferringTable
 from jaxseg.eval.results import coco_records
 from jaxseg.predict.masks import ImageMasks, QueryMasks
 from jaxseg.predict.preprocess import Size
@@ -52,15 +54,16 @@ class Evaluation:
     """What an evaluation found.
 
     Attributes:
-      table: the COCO metrics of boxes.
-      records: all detections in COCO's form, in order of the data set's images.
+      table: the metrics of boxes: COCO's, LVIS's, or the accuracy of referring expressions.
+      records: all detections in COCO's form, in order of the data set's images; of LVIS those that
+        are judged.
       images: how many were evaluated.
       images_per_second: of all processes together, without the time spent compiling.
       masks: the COCO metrics of masks, where they were judged.
       panoptic: panoptic quality, where it was judged.
     """
 
-    table: CocoTable
+    table: CocoTable | ReferringTable
     records: list[Record]
     images: int
     images_per_second: float
@@ -68,7 +71,7 @@ class Evaluation:
     panoptic: PanopticTable | None = None
 
     def metrics(self) -> dict[str, float]:
-        """The COCO metrics, "AP/<class>" for each class, and "images_per_second".
+        """The table's metrics, "AP/<class>" for each class, and "images_per_second".
 
         Those of masks begin with "mask_"; panoptic quality is "PQ" and so on.
         """
@@ -94,6 +97,8 @@ class Evaluator:
       precision: of matrix products (`jax.default_matmul_precision`); None leaves it alone.
       progress: show a bar on the terminal of process 0.
       judge: of masks, if they are judged.
+      compare: ground truth, records, kind of overlap and image ids to a table.
+      federation: of LVIS, which of the detections are judged.
     """
 
     detect: Callable[[PyTree, Batch], Answer]
@@ -105,6 +110,8 @@ class Evaluator:
     precision: str | None = None
     progress: bool = True
     judge: MaskJudge | None = None
+    compare: Callable[..., CocoTable | ReferringTable] = coco_table
+    federation: Federation | None = None
 
     def __call__(self, params: PyTree, step: int | None = None) -> dict[str, float]:
         """Metrics of `params` as one flat dict; `step` only names the progress bar."""
@@ -121,7 +128,8 @@ class Evaluator:
         clock = Clock()
         context = jax.default_matmul_precision(self.precision) if self.precision else nullcontext()
         with context, self._bar(title) as bar, ThreadPoolExecutor(THREADS) as pool:
-            found, waiting = Found({}, {}, pool), None
+            limit = 0 if self.federation is None else self.federation.limit
+            found, waiting = Found({}, {}, pool, BestScores(limit)), None
             for batch in self.batches():
                 answer = clock.call(self.detect, params, batch)
                 # Read the previous answer while the device computes this one.
@@ -136,14 +144,16 @@ class Evaluator:
                 "the processes do not cover the data set"
             )
         records = [record for image in gathered.values() for record in image]
-        table = coco_table(self.ground_truth, records, image_ids=self.image_ids)
+        if self.federation is not None:
+            records = best_records(records, found.best.gather().least())
+        table = self.compare(self.ground_truth, records, "bbox", self.image_ids)
         judged = {} if self.judge is None else self._judged(records, found)
         return Evaluation(table, records, len(gathered), rate, **judged)
 
     def _judged(self, records: list[Record], found: "Found") -> dict[str, Any]:
         tables: dict[str, Any] = {}
         if self.judge.instances:
-            tables["masks"] = coco_table(self.ground_truth, records, "segm", self.image_ids)
+            tables["masks"] = self.compare(self.ground_truth, records, "segm", self.image_ids)
         if self.judge.panoptic is not None:
             matches = [match for image in gather_records(found.matches).values() for match in image]
             tables["panoptic"] = panoptic_table(matches, self.ground_truth["categories"])
@@ -167,16 +177,20 @@ class Evaluator:
 
     def _collect_image(self, answer: Answer, row: int, index: int, canvas: Size, found) -> None:
         one = jax.tree.map(lambda x: x[row : row + 1], answer.detections)
-        mask_of = None
+        kept, image_id, mask_of = slice(None), self.image_ids[index], None
+        if self.federation is not None:
+            kept = self.federation.select(one, image_id, self.category_ids, found.best)
+            one = jax.tree.map(lambda x: x[:, kept], one)
         if self.judge is not None:
             sizes = (tuple(x[row].tolist()) for x in (answer.sizes, answer.original_sizes))
             masks = ImageMasks.of(answer.masks, row, canvas, *sizes, exact=self.judge.exact)
             if self.judge.instances:
-                mask_of = lambda _, q: masks.instances(np.asarray([q]))[0]  # noqa: E731
+                queries = np.arange(answer.detections.labels.shape[1])[kept]
+                mask_of = lambda _, q: masks.instances(queries[[q]])[0]  # noqa: E731
             if self.judge.panoptic is not None:
                 found.matches[index] = self.judge.matches(masks, index)
         found.detections[index] = coco_records(
-            one, [self.image_ids[index]], self.category_ids, mask_of=mask_of, pool=found.pool
+            one, [image_id], self.category_ids, mask_of=mask_of, pool=found.pool
         )
 
 
@@ -186,11 +200,13 @@ class Found(NamedTuple):
     Attributes:
       detections, matches: records by position of their image; matches are of segments.
       pool: threads that draw masks.
+      best: scores of all detections, if a federation counts them.
     """
 
     detections: dict[int, list[Record]]
     matches: dict[int, list[Record]]
     pool: ThreadPoolExecutor
+    best: BestScores
 
 
 @dataclass

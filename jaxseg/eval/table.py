@@ -27,6 +27,36 @@ def render(table) -> str:
     return "\n".join(lines)
 
 
+def render_lvis(table) -> str:
+    """An `LvisTable` as lines: the nine numbers, with how many classes stand behind them."""
+    from jaxseg.eval.lvis import FREQUENCIES
+
+    seen = [row["frequency"] for row in table.per_class.values() if row["objects"]]
+    groups = [(f"AP{f}", name, str(seen.count(f))) for f, name in FREQUENCIES.items()]
+    areas = [(f"AP_{area}", f"{area} objects", "") for area in ("small", "medium", "large")]
+    about = [("AP", "all", str(len(seen))), ("AP50", "IoU 0.50", ""), ("AP75", "IoU 0.75", "")]
+    rows = [(n, what, count, _figure(table.stats[n])) for n, what, count in about + groups + areas]
+    title = {"bbox": "boxes", "segm": "masks"}[table.iou_type]
+    lines = [f"LVIS, fixed average precision of {title}"]
+    lines += _align(("", "", "classes", ""), rows, right=(2, 3))
+    unseen = len(table.per_class) - len(seen)
+    return "\n".join([*lines, f"({unseen} of {len(table.per_class)} classes have no objects here)"])
+
+
+def render_referring(table) -> str:
+    """A `ReferringTable` as lines."""
+    rows = [
+        (f"among the best {name.rpartition('_')[2]}", name, _figure(value))
+        for name, value in table.stats.items()
+    ]
+    return "\n".join(
+        [
+            "Referring expressions, share of them found at IoU 0.50",
+            *_align(("", "", ""), rows, (2,)),
+        ]
+    )
+
+
 def render_panoptic(table) -> str:
     """A `PanopticTable` as lines: the nine numbers, then the classes, the best first."""
     rows = [

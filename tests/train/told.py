@@ -5,12 +5,15 @@ from flax import linen as nn
 
 from jaxseg.models.grounding_dino import class_detections
 from jaxseg.structures import DetectorOutput, Features
+from jaxseg.text.bert import Bert
 
 
 class Told(nn.Module):
     """Looks at patches, and likens what it sees with each word of the caption."""
 
-    backbone: nn.Module | None = None  # which runs ask about
+    # Runs ask about these; it has neither.
+    backbone: nn.Module | None = None
+    bert: nn.Module = Bert(num_layers=0)
     num_queries: int = 6
     canvas: str = "exact"
     stride = 32
