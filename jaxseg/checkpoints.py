@@ -7,7 +7,6 @@ output = pretrained.model.apply({"params": pretrained.params}, images)
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ from jaxseg.native import is_native
 from jaxseg.params import abstract_params, flatten, reads_captions, unflatten
 from jaxseg.pretrained import ImageConfig, Pretrained, Source, assemble, check_shapes
 from jaxseg.probe import record_probe
-from jaxseg.text.vocabulary import find_vocabulary
+from jaxseg.text.vocabulary import find_vocabulary, keep_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +89,7 @@ def save_pretrained(
             record = record_probe(model_name, model_kwargs, unflatten(flat), image)
             native.write_json(folder / native.PROBE, record)
         if vocabulary is not None:
-            shutil.copyfile(vocabulary, folder / Path(vocabulary).name)
+            keep_vocabulary(vocabulary, folder)
         native.write_json(folder / native.CONFIG, config)
 
     native.write_folder(directory, write, replace=replace)

@@ -7,7 +7,9 @@ Images are made on the fly: shapes of six colours, called "red circle" or "blue 
 evaluations: combinations that were trained on ("seen"), those that were not ("held_out"), and those
 under the names of others ("shuffled"), which is what a detector reaches that does not listen.
 
-Hardware: two CPU cores.
+Hardware: two CPU cores, about half an hour.
+Expected: AP50 0.966 of what was held out, 0.959 of what was seen, 0.043 under the names of others;
+after half of the steps 0.858, 0.727 and 0.140.
 """
 
 from pathlib import Path
@@ -66,7 +68,7 @@ def experiment() -> Experiment:
         ),
         schedule=Schedule("cosine", warmup_steps=200, end=0.01),
         ema=Ema(0.998),
-        steps=3000,
+        steps=6000,
         evaluate_every=1000,
         checkpoint_every=500,
         log_every=50,

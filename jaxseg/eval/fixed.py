@@ -14,7 +14,7 @@ from jaxseg.eval.gather import gather_bytes
 from jaxseg.structures import Detections
 
 LIMIT = 10_000  # detections of each class (arXiv 2102.01066, section 4)
-SCORED = np.dtype([("category", "<i8"), ("score", "<f4")])
+SCORED = np.dtype([("category", "<i8"), ("score", "<f8")])
 
 
 @dataclass

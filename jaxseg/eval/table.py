@@ -52,7 +52,7 @@ def render_referring(table) -> str:
     return "\n".join(
         [
             "Referring expressions, share of them found at IoU 0.50",
-            *_align(("", "", ""), rows, (2,)),
+            *_align(("a right box is", "", ""), rows, (2,)),
         ]
     )
 

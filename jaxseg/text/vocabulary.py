@@ -1,5 +1,6 @@
 """The tokeniser of a file or folder on disk."""
 
+import shutil
 from pathlib import Path
 
 from jaxseg.errors import UserError
@@ -17,6 +18,12 @@ ALLOWED = (
 def find_vocabulary(folder: Path) -> Path | None:
     """The file in a folder that a tokeniser is read from, if there is one."""
     return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+
+
+def keep_vocabulary(source: str | Path, folder: Path) -> None:
+    """Copy a vocabulary's file into a folder, under the name that `find_vocabulary` knows."""
+    as_json, as_lines = NAMES
+    shutil.copyfile(source, folder / (as_json if Path(source).suffix == ".json" else as_lines))
 
 
 def open_vocabulary(path: str | Path) -> WordPiece:

@@ -1,7 +1,6 @@
 """Official files and Hugging Face folders as `checkpoints.Source`, and back."""
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from jaxseg.models.sam import Sam
 from jaxseg.native import beneath, build_model, read_json, write_folder, write_json
 from jaxseg.params import flatten
 from jaxseg.pretrained import ImageConfig, Pretrained, Source
-from jaxseg.text.vocabulary import find_vocabulary
+from jaxseg.text.vocabulary import find_vocabulary, keep_vocabulary
 from jaxseg_convert_torch import TABLES, convert, detect_table, revert
 from jaxseg_convert_torch.backbones import BACKBONES
 from jaxseg_convert_torch.files import read_checkpoint, write_state_dict
@@ -310,7 +309,7 @@ def _write_grounding_folder(pretrained: Pretrained, folder: Path, say) -> int:
 def _write_folder(folder: Path, state, config, preprocessor, vocabulary=None) -> None:
     def write(partial: Path) -> None:
         if vocabulary is not None:
-            shutil.copyfile(vocabulary, partial / vocabulary.name)
+            keep_vocabulary(vocabulary, partial)
         write_state_dict(state, partial / "model.safetensors")
         write_json(partial / "config.json", config)
         write_json(partial / "preprocessor_config.json", preprocessor)
