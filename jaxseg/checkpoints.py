@@ -47,6 +47,7 @@ def save_pretrained(
     notes: Sequence[str] = (),
     dropped: Sequence[str] = (),
     vocabulary: str | os.PathLike | None = None,
+    text_length: int | None = None,
     probe: bool = True,
     replace: bool = True,
 ) -> None:
@@ -59,6 +60,7 @@ def save_pretrained(
       origin: `Pretrained.origin`, so that the official form can be written again.
       notes, dropped: of `Source`, to be told again by whoever loads the folder.
       vocabulary: a vocab.txt or tokenizer.json, to lie beside the weights.
+      text_length: of `Pretrained`.
       probe: store the digests that `jaxseg verify` compares with (one small forward pass).
       replace: overwrite native weights that are there.
 
@@ -81,6 +83,7 @@ def save_pretrained(
         "image": asdict(image),
     }
     told = {"origin": origin and dict(origin), "notes": list(notes), "dropped": list(dropped)}
+    told["text_length"] = text_length
     config |= {name: value for name, value in told.items() if value}
 
     def write(folder: Path) -> None:
@@ -248,7 +251,7 @@ def load_text(name_or_path: str | os.PathLike, model: nn.Module) -> dict:
         )
     folder = path.parent if path.name == native.WEIGHTS else path
     if is_native(folder):
-        return _native_part(folder, "bert/", flatten(shapes))
+        return _native_part(folder, "bert/", flatten(shapes), spare="pooler/")
     from jaxseg_convert_torch.backbones import load_text_file
 
     return jax.tree.map(jnp.asarray, load_text_file(path, shapes))
@@ -259,13 +262,17 @@ def _backbone_of(shapes: Mapping[str, Any]) -> Mapping[str, Any]:
     return shapes["image_encoder"]["vit"] if "image_encoder" in shapes else shapes["backbone"]
 
 
-def _native_part(folder: Path, prefix: str, shapes: Mapping[str, Any]) -> dict:
-    source = _open_native(folder)
+def _native_part(
+    folder: Path, prefix: str, shapes: Mapping[str, Any], spare: str | None = None
+) -> dict:
+    """What lies under a prefix; of what lies under `spare` in it, what the model has."""
     flat = {
         path.removeprefix(prefix): value
-        for path, value in source.flat.items()
+        for path, value in _open_native(folder).flat.items()
         if path.startswith(prefix)
     }
+    if spare is not None:
+        flat = {p: x for p, x in flat.items() if p in shapes or not p.startswith(spare)}
     check_shapes(flat, shapes, f"the {prefix.rstrip('/')} of {folder}")
     return unflatten({p: jnp.asarray(value, shapes[p].dtype) for p, value in flat.items()})
 
@@ -281,6 +288,7 @@ def save_source(source: Source, directory: str | os.PathLike, **options: Any) ->
         image=source.image,
         origin=source.origin,
         vocabulary=source.vocabulary,
+        text_length=source.text_length,
         **options,
     )
 
@@ -300,6 +308,8 @@ def _open_native(directory: Path) -> Source:
         classes = Classes.from_json(config["classes"]) if config["classes"] else None
         image = ImageConfig(**config["image"])
         told = [list(config.get(name, ())) for name in ("notes", "dropped")]
+        length = config.get("text_length")
+        length = None if length is None else int(length)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / native.CONFIG} is damaged: {error}") from error
     model = native.build_model(config["model"], config["kwargs"], str(directory / native.CONFIG))
@@ -309,7 +319,7 @@ def _open_native(directory: Path) -> Source:
             f'{labels}; mend its "classes", or set them to null'
         )
     flat = native.read_weights(directory / native.WEIGHTS)
-    about = (classes, image, config.get("origin"), *told, find_vocabulary(directory))
+    about = (classes, image, config.get("origin"), *told, find_vocabulary(directory), length)
     return Source(flat, config["model"], config["kwargs"], *about)
 
 

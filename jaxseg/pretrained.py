@@ -14,8 +14,10 @@ from flax import linen as nn
 from jaxseg import native
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
+from jaxseg.models.clip import Clip
 from jaxseg.ops.images import IMAGENET_MEAN, IMAGENET_STD
 from jaxseg.params import abstract_inputs, abstract_params, flatten, unflatten
+from jaxseg.text.bpe import BytePairs
 from jaxseg.text.wordpiece import WordPiece
 from jaxseg.vocabularies import load_tokenizer
 
@@ -57,6 +59,8 @@ class Pretrained(NamedTuple):
       fresh: flat paths of parameters that were drawn at random, for other classes.
       vocabulary: file that the texts of a model with a text encoder are tokenised by, if the
         source has one.
+      text_length: tokens of the captions that it was trained with; None: as many as released
+        models read.
     """
 
     model: nn.Module
@@ -68,18 +72,23 @@ class Pretrained(NamedTuple):
     origin: dict[str, Any] | None = None
     fresh: frozenset[str] = frozenset()
     vocabulary: Path | None = None
+    text_length: int | None = None
 
-    def tokenizer(self, vocabulary: str | Path | None = None) -> WordPiece:
-        """What texts are tokenised by.
+    def tokenizer(self, vocabulary: str | Path | None = None) -> WordPiece | BytePairs:
+        """What texts are tokenised by: word pieces, or CLIP's byte pairs.
 
         Args:
-          vocabulary: a file, folder or Hugging Face id instead of the source's own. Where neither
-            is there, BERT's is taken from the hub's cache, or fetched.
+          vocabulary: a file, folder or (of word pieces) a Hugging Face id instead of the source's
+            own. Where neither is there, BERT's is taken from the hub's cache, or fetched.
 
         Raises:
-          UserError: there is none; says what may be given.
+          UserError: there is none, or the model reads no text; says what may be given.
         """
         given = vocabulary or self.vocabulary
+        if isinstance(self.model, Clip):
+            return _byte_pairs(given)
+        if not hasattr(self.model, "bert"):
+            raise UserError(f"a {type(self.model).__name__} reads no text, and has no tokeniser")
         if given is not None:
             return load_tokenizer(given)
         try:
@@ -92,6 +101,16 @@ class Pretrained(NamedTuple):
             ) from None
 
 
+def _byte_pairs(given: str | Path | None) -> BytePairs:
+    if given is None:
+        raise UserError(
+            "the weights of this CLIP have no byte pairs beside them: give OpenAI's "
+            "bpe_simple_vocab_16e6.txt.gz, or a Hugging Face folder with vocab.json and merges.txt "
+            "(vocabulary= in Python)"
+        )
+    return BytePairs(given)
+
+
 @dataclass
 class Source:
     """Weights as found, before a model is built of them.
@@ -100,7 +119,7 @@ class Source:
       flat: numpy arrays by flat path.
       notes: what had to be assumed about the model.
       dropped: official keys that were left out on purpose.
-      vocabulary: as in `Pretrained`.
+      vocabulary, text_length: as in `Pretrained`.
     """
 
     flat: dict[str, np.ndarray]
@@ -112,6 +131,7 @@ class Source:
     notes: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     vocabulary: Path | None = None
+    text_length: int | None = None
 
 
 def assemble(
@@ -150,7 +170,7 @@ def assemble(
     names = classes or (None if fresh else source.classes)
     params = unflatten({path: flat[path] for path in shapes})
     about = (source.image, source.name, kwargs, source.origin, frozenset(fresh))
-    return Pretrained(model, params, names, *about, source.vocabulary)
+    return Pretrained(model, params, names, *about, source.vocabulary, source.text_length)
 
 
 def _other_classes(stored, model, stored_classes, classes) -> bool:

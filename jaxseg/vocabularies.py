@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from jaxseg import hub
-from jaxseg.text.vocabulary import WEIGHTS, open_vocabulary
+from jaxseg.text.vocabulary import WEIGHTS, find_vocabulary, open_vocabulary
 from jaxseg.text.wordpiece import WordPiece
 
 
@@ -21,7 +21,19 @@ def load_tokenizer(
     Raises:
       UserError: no such file, folder or id, or there is no vocabulary in it.
     """
-    path = Path(source)
-    if path.exists() or path.suffix in (*WEIGHTS, ".txt", ".json") or path.is_absolute():
-        return open_vocabulary(path)
-    return open_vocabulary(hub.fetch_vocabulary(str(source), revision, local_files_only))
+    return open_vocabulary(locate_vocabulary(source, revision, local_files_only))
+
+
+def locate_vocabulary(
+    source: str | Path, revision: str | None = None, local_files_only: bool | None = None
+) -> Path:
+    """The file of `load_tokenizer`'s source; where there is none, what `open_vocabulary` refuses.
+
+    Raises:
+      UserError: no such id.
+    """
+    path = Path(source).expanduser()
+    local = path.exists() or path.suffix in (*WEIGHTS, ".txt", ".json") or path.is_absolute()
+    if not local:
+        path = hub.fetch_vocabulary(str(source), revision, local_files_only)
+    return find_vocabulary(path) or path

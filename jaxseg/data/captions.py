@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxseg.data.classes import HOLE, Classes
 from jaxseg.data.dataset import Example
-from jaxseg.data.prompts import ENDS, NOTHING, UNNAMED, Prompt, Prompter, Prompts, tidied
+from jaxseg.data.prompts import NOTHING, UNNAMED, Prompt, Prompter, tidied
 from jaxseg.errors import UserError
 from jaxseg.structures import Batch, Captions
-from jaxseg.text.spans import caption_of, encode_captions, positive_map
+from jaxseg.text.spans import caption_of, encode_captions, pack_names, positive_map
 from jaxseg.text.wordpiece import WordPiece
 from jaxseg.typing import Array, Bool
 
@@ -102,15 +102,14 @@ def class_prompts(
     if not names:
         raise UserError("there are no classes to ask for")
     texts = tidied(tuple(names), clean)
-    chunks = _chunks(names, texts, tokenizer, length, at_once)
-    captions, maps, first = [], [], 0
-    for chunk in chunks:
-        caption, spans = caption_of(chunk)
+    what = [f"the class {name!r}" for name in names]
+    captions, maps = [], []
+    for chunk in pack_names(tokenizer, texts, length, at_once=at_once, what=what):
+        caption, spans = caption_of(texts[chunk.start : chunk.stop])
         captions.append(caption)
         every: list = [[] for _ in names]
-        every[first : first + len(chunk)] = spans
+        every[chunk.start : chunk.stop] = spans
         maps.append(positive_map(tokenizer([caption]), 0, every, length))
-        first += len(chunk)
     return ClassPrompts(encode_captions(tokenizer, captions, length, pad_to=length), np.stack(maps))
 
 
@@ -147,15 +146,6 @@ def ask_classes(
     return asked, tuple(id_ for _, id_ in known)
 
 
-def evaluation_prompts(
-    prompter: Prompter, classes: Classes, at_once: int | None = None
-) -> tuple[ClassPrompts, tuple[int, ...]]:
-    """`ask_classes` as the prompts of a training are made."""
-    prompts: Prompts = prompter.prompts
-    made = {"at_once": at_once, "clean": prompts.clean}
-    return ask_classes(classes, prompter.tokenizer, prompts.length, **made)
-
-
 def grouped(prompts: ClassPrompts, size: int) -> tuple[Captions, Bool[np.ndarray, "g c k s"]]:
     """Captions and maps in groups of equal size; the last is filled up with what names nothing."""
     count = len(prompts.tokens)
@@ -165,20 +155,3 @@ def grouped(prompts: ClassPrompts, size: int) -> tuple[Captions, Bool[np.ndarray
     tokens[count:] = False
     split = lambda x: np.asarray(x)[order].reshape(-1, size, *x.shape[1:])  # noqa: E731
     return jax.tree.map(split, prompts.captions), tokens.reshape(-1, size, *tokens.shape[1:])
-
-
-def _chunks(names, texts, tokenizer: WordPiece, length: int, at_once: int | None) -> list:
-    chunks, room = [[]], length - ENDS
-    for name, text in zip(names, texts, strict=True):
-        cost = int(tokenizer([text]).counts[0]) - ENDS + 1
-        if not 1 < cost <= length - ENDS:
-            raise UserError(
-                f"the class {name!r} cannot be asked for: it has {cost - 1} tokens, and a caption "
-                f"holds {length - ENDS - 1}; rename it"
-            )
-        if cost > room or len(chunks[-1]) == at_once:
-            chunks.append([])
-            room = length - ENDS
-        chunks[-1].append(text)
-        room -= cost
-    return chunks

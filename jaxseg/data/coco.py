@@ -53,6 +53,8 @@ class CocoDataset:
       folder: that the file names are relative to.
     """
 
+    names_by_image = False
+
     def __init__(self, path: Path, folder: Path, table: CocoTable):
         self.path, self.folder, self._table = path, folder, table
 

@@ -72,11 +72,13 @@ class Dataset(Protocol):
       classes: of the labels.
       sizes: int32 (n, 2), height and width of each image, known without decoding.
       image_ids: the source's id of each image.
+      names_by_image: whether there are images with names of their own, which are no classes.
     """
 
     classes: Classes
     sizes: np.ndarray
     image_ids: Sequence[int | str]
+    names_by_image: bool
 
     def __len__(self) -> int: ...
 

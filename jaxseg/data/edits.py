@@ -5,6 +5,7 @@ assigned to a canvas before any image is decoded.
 """
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -15,6 +16,7 @@ from PIL import Image
 from jaxseg.data.dataset import Example
 
 Size = tuple[int, int]
+SIDES = re.compile(r"\b(left|right)\b", re.IGNORECASE)
 
 
 class Edit(Protocol):
@@ -42,7 +44,11 @@ def final_size(edits: Iterable[Edit], size: Size) -> Size:
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirror left and right ("horizontal") or top and bottom ("vertical")."""
+    """Mirror left and right ("horizontal") or top and bottom ("vertical").
+
+    Of a caption and its phrases the words "left" and "right" change places with the sides; names
+    of classes keep theirs.
+    """
 
     axis: Literal["horizontal", "vertical"] = "horizontal"
 
@@ -55,8 +61,9 @@ class Flip:
         boxes = example.boxes.copy()
         boxes[:, [low, high]] = example.size[array_axis] - example.boxes[:, [high, low]]
         masks = example.masks
+        said = _other_side(example) if self.axis == "horizontal" else example
         return dataclasses.replace(
-            example,
+            said,
             image=self._mirrored(example.image),
             boxes=boxes,
             masks=None if masks is None else np.flip(masks, array_axis + 1),
@@ -128,6 +135,37 @@ class Crop:
             masks=None if example.masks is None else example.masks[:, rows, columns],
         )
         return cropped.select((extent > 0).all(-1))
+
+
+def _other_side(example: Example) -> Example:
+    """An example whose caption and phrases say of left and right what its mirror image shows."""
+    caption, names, spans = example.caption, example.names, example.spans
+    if caption is not None and spans is not None:
+        spans = tuple(
+            tuple((_moved(caption, begin), _moved(caption, end)) for begin, end in span)
+            for span in spans
+        )
+    if names is not None and not example.exhaustive:
+        names = tuple(map(_swapped, names))
+    caption = None if caption is None else _swapped(caption)
+    return dataclasses.replace(example, caption=caption, names=names, spans=spans)
+
+
+def _swapped(text: str) -> str:
+    return SIDES.sub(lambda match: _opposite(match[0]), text)
+
+
+def _opposite(word: str) -> str:
+    other = "right" if word.lower() == "left" else "left"
+    if word.isupper():
+        return other.upper()
+    return other.capitalize() if word[0].isupper() else other
+
+
+def _moved(text: str, place: int) -> int:
+    """Where a place between characters lies in the `_swapped` text."""
+    before = (match[0] for match in SIDES.finditer(text) if match.end() <= place)
+    return place + sum(len(_opposite(word)) - len(word) for word in before)
 
 
 def _nearest(old: int, new: int) -> np.ndarray:

@@ -65,7 +65,7 @@ class Mixture:
                     f"data set {number} of the mixture has {float(share):.2g} of the weight, and "
                     f"no image of it would be in an epoch of {self.epoch}: give it more weight"
                 )
-        own = any(getattr(part, "names_by_image", False) for part in self.parts)
+        own = any(part.names_by_image for part in self.parts)
         first = self.parts[0].classes
         self.uniform = not own and all(part.classes == first for part in self.parts)
 
@@ -78,7 +78,7 @@ class Mixture:
     def classes(self) -> Classes:
         if self.uniform:
             return self.parts[0].classes
-        named = [part for part in self.parts if not getattr(part, "names_by_image", False)]
+        named = [part for part in self.parts if not part.names_by_image]
         names = (c["name"] for part in named for c in part.classes.to_categories())
         return Classes.from_names(dict.fromkeys(names))
 

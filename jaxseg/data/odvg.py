@@ -17,9 +17,8 @@ from typing import Self
 
 import numpy as np
 
-from jaxseg.data.classes import HOLE, Classes, Numbering
+from jaxseg.data.classes import Classes, Numbering
 from jaxseg.data.coco import find_images, missing_files
-from jaxseg.data.coco_json import ground_truth
 from jaxseg.data.coco_table import CocoTable
 from jaxseg.data.dataset import Example
 from jaxseg.data.images import check_size, read_image
@@ -85,7 +84,7 @@ class OdvgDataset:
     caption they are, as `Example.spans`.
 
     Attributes:
-      classes: of detection; of a file of phrases alone, all of them.
+      classes: of detection, numbered apart from phrases; of a file of phrases alone, all of them.
       sizes, image_ids: as every data set has them; an image's id is its file name, with the line
         where a file has several.
       names_by_image: whether there are images with phrases.
@@ -99,20 +98,15 @@ class OdvgDataset:
         content: Mapping,
         numbering: Numbering,
     ):
-        self.path, self.folder, self._content = path, folder, content
+        self.path, self.folder = path, folder
         self._table = CocoTable.build(content, str(path), numbering, masks=False)
         self._captions = [line.caption for line in lines]
         self._spans = [spans for line in lines for spans in line.spans]
         self.names_by_image = any(caption is not None for caption in self._captions)
-        phrases = {category["id"] for category in content["categories"] if category["phrase"]}
-        # A phrase of one image is no class of another.
-        named = zip(self.classes.names, self.classes.category_ids, strict=True)
-        classes = tuple(HOLE if id_ in phrases else name for name, id_ in named)
-        self._classes = classes if phrases else None
-
-    @property
-    def classes(self) -> Classes:
-        return self._table.classes
+        # A phrase of one image is no class of another. Phrases come last.
+        classes = [category for category in content["categories"] if not category["phrase"]]
+        whole = self._table.classes
+        self.classes = Classes.from_categories(classes, numbering) if classes else whole
 
     @property
     def sizes(self) -> np.ndarray:
@@ -131,14 +125,12 @@ class OdvgDataset:
         check_size(str(path), image.shape[:2], self.sizes[index])
         example = self._table.example(index, image)
         caption = self._captions[index]
-        if caption is None:
-            return dataclasses.replace(example, names=self._classes)
-        return self._grounded(example, index, caption)
+        return example if caption is None else self._grounded(example, index, caption)
 
     def _grounded(self, example: Example, index: int, caption: str) -> Example:
         """The example with the distinct phrases of its objects as names."""
         spans = [self._spans[id_ - 1] for id_ in self._table.object_ids(index)]
-        phrases = [self.classes.names[label] for label in example.labels]
+        phrases = [self._table.classes.names[label] for label in example.labels]
         place: dict[tuple, int] = {}
         labels = [place.setdefault(key, len(place)) for key in zip(phrases, spans, strict=True)]
         known = caption and None not in spans
@@ -152,7 +144,7 @@ class OdvgDataset:
         )
 
     def coco(self) -> dict:
-        return ground_truth(self._content, self._table)
+        return self._table.to_coco()
 
     def without_masks(self) -> Self:
         return self

@@ -30,14 +30,19 @@ def pack(splits: Mapping[str, Dataset], directory: str | Path) -> None:
       directory: a folder that does not exist yet, or is empty.
 
     Raises:
-      UserError: the folder is in use, the categories differ, panoptic ground truth, or an image
-        that cannot be read; nothing is left behind.
+      UserError: the folder is in use, the categories differ, panoptic ground truth, phrases, or
+        an image that cannot be read; nothing is left behind.
     """
     directory = Path(directory).expanduser()
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists and is not empty; choose another place or remove it")
     if any(hasattr(dataset, "panoptic") for dataset in splits.values()):
         raise UserError("panoptic ground truth cannot be packed: train on it as it is")
+    if named := [split for split, dataset in splits.items() if dataset.names_by_image]:
+        raise UserError(
+            f"the split {named[0]} has images with phrases or expressions of their own, and a "
+            "packed data set keeps classes alone: train on it as it is"
+        )
     truths = {split: dataset.coco() for split, dataset in splits.items()}
     categories = [truth["categories"] for truth in truths.values()]
     named = [{(c["id"], c.get("name")) for c in some} for some in categories]

@@ -94,6 +94,7 @@ class PanopticDataset:
     names: Sequence[str]
     table: CocoTable
     masks: bool
+    names_by_image = False
 
     @property
     def classes(self) -> Classes:

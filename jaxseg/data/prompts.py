@@ -16,12 +16,12 @@ import numpy as np
 
 from jaxseg.data.classes import HOLE
 from jaxseg.data.dataset import Example
-from jaxseg.text.spans import LENGTH, caption_of
-from jaxseg.text.vocabulary import find_vocabulary, open_vocabulary
+from jaxseg.errors import UserError
+from jaxseg.text.spans import ENDS, LENGTH, caption_of, name_costs
+from jaxseg.text.vocabulary import open_vocabulary
 
 NOTHING = "."  # the caption of an image that is asked for nothing
 UNNAMED = -1
-ENDS = 2  # tokens of a caption that belong to no name: the first and the last
 PARENTHESES = re.compile(r"\([^()]*\)")
 
 
@@ -30,7 +30,8 @@ class Prompts:
     """How captions are made of names.
 
     Attributes:
-      vocabulary: of the tokeniser: a `vocab.txt`, a `tokenizer.json`, or a folder with one.
+      vocabulary: of the tokeniser: a `vocab.txt`, a `tokenizer.json`, or a folder with one; for a
+        training a Hugging Face id too, and None for that of the weights it starts from.
       length: tokens of every caption, padding included.
       max_labels: names of a caption; those of the image's objects stay, however many they are.
       negatives: how many names of absent classes: "fill" up to `max_labels`; "vary" does that for
@@ -38,10 +39,11 @@ class Prompts:
       grounding: of an image with a caption of its own: "phrases" asks for its distinct phrases one
         after the other, "sentence" takes the caption as it is, where the data says which words of
         it name each object.
-      clean: whether names are tidied (see `clean_name`), and one part is drawn of "a/b".
+      clean: whether names of classes are tidied (see `clean_name`), and one part is drawn of
+        "a/b". Phrases of a caption stay as they are but for case and spaces.
     """
 
-    vocabulary: str
+    vocabulary: str | None = None
     length: int = LENGTH
     max_labels: int = 80
     negatives: Literal["fill", "vary"] = "fill"
@@ -70,11 +72,6 @@ def clean_name(name: str) -> str:
     return " ".join(PARENTHESES.sub(" ", plain).split()) or plain
 
 
-def vocabulary_file(path: str) -> Path:
-    """The file of a vocabulary that is given by its file or its folder."""
-    return find_vocabulary(Path(path).expanduser()) or Path(path).expanduser()
-
-
 class Prompter:
     """Draws prompts; what it draws depends on its arguments alone.
 
@@ -83,16 +80,16 @@ class Prompter:
     """
 
     def __init__(self, prompts: Prompts):
-        self.prompts, self.tokenizer = (
-            prompts,
-            open_vocabulary(Path(prompts.vocabulary).expanduser()),
-        )
+        if prompts.vocabulary is None:
+            raise UserError("captions need a vocabulary: give Prompts one")
+        self.prompts = prompts
+        self.tokenizer = open_vocabulary(Path(prompts.vocabulary).expanduser())
         self._costs: dict[str, int] = {}
 
     def cost(self, name: str) -> int:
         """Tokens of a name and its full stop."""
         if name not in self._costs:
-            self._costs[name] = int(self.tokenizer([name]).counts[0]) - ENDS + 1
+            self._costs[name] = int(name_costs(self.tokenizer, [name])[0])
         return self._costs[name]
 
     def draw(
@@ -115,23 +112,18 @@ class Prompter:
         if self.prompts.grounding == "sentence" and example.spans is not None:
             return _sentence(example)
         names = classes if example.names is None else example.names
-        words = {label: self._word(names[label], rng) for label in np.unique(example.labels)}
+        tidy = self.prompts.clean and example.exhaustive
+        words = {label: _word(names[label], rng, tidy) for label in np.unique(example.labels)}
         kept, room = self._fitting(_shuffled(dict.fromkeys(words.values()), rng))
         if example.exhaustive:
             known = {*words, *map(int, unsure)}
-            absent = [label for label in range(len(names)) if label not in known]
-            kept += self._absent(names, absent, set(words.values()), room, rng)
+            absent = [x for i, x in enumerate(names) if i not in known and x != HOLE]
+            kept += self._absent(absent, set(words.values()), room, rng)
         kept = _shuffled(kept, rng)
         caption, spans = caption_of(kept)
         place = {name: i for i, name in enumerate(kept)}
         places = [place.get(words[label], UNNAMED) for label in example.labels.tolist()]
         return Prompt(caption or NOTHING, spans, np.asarray(places, np.int32))
-
-    def _word(self, name: str, rng: np.random.Generator) -> str:
-        if not self.prompts.clean:
-            return " ".join(name.lower().split())
-        parts = [part.strip() for part in clean_name(name).split("/") if part.strip()]
-        return parts[rng.integers(len(parts))] if len(parts) > 1 else "".join(parts)
 
     def _fitting(self, names: Sequence[str]) -> tuple[list[str], int]:
         """The names that find room, and how much is left."""
@@ -145,20 +137,19 @@ class Prompter:
     def _absent(
         self,
         names: Sequence[str],
-        labels: Sequence[int],
         present: set[str],
         room: int,
         rng: np.random.Generator,
     ) -> list[str]:
-        """Names of classes that are not in the image, in random order, up to the first too long."""
-        wanted = min(max(0, self.prompts.max_labels - len(present)), len(labels))
+        """Some of the names of absent classes, in random order, up to the first too long."""
+        wanted = min(max(0, self.prompts.max_labels - len(present)), len(names))
         if self.prompts.negatives == "vary" and wanted and rng.random() < 0.5:
             wanted = int(rng.integers(1, wanted, endpoint=True))
         chosen: dict[str, None] = {}
-        for i in rng.permutation(len(labels)):
+        for i in rng.permutation(len(names)):
             if len(chosen) == wanted:
                 break
-            name = "" if names[labels[i]] == HOLE else self._word(names[labels[i]], rng)
+            name = _word(names[i], rng, self.prompts.clean)
             # Two classes may have one name once it is tidied.
             if name in present or name in chosen or self.cost(name) == 1:
                 continue
@@ -172,7 +163,19 @@ class Prompter:
 @lru_cache(maxsize=256)
 def tidied(names: tuple[str, ...], clean: bool = True) -> tuple[str, ...]:
     """Names of classes as an evaluation asks for them: tidied, "a/b" as it is."""
-    return tuple(clean_name(name) if clean else " ".join(name.lower().split()) for name in names)
+    return tuple(clean_name(name) if clean else _plain(name) for name in names)
+
+
+def _word(name: str, rng: np.random.Generator, tidy: bool) -> str:
+    """A name as it is asked for."""
+    if not tidy:
+        return _plain(name)
+    parts = [part.strip() for part in clean_name(name).split("/") if part.strip()]
+    return parts[rng.integers(len(parts))] if len(parts) > 1 else "".join(parts)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().split())
 
 
 def _sentence(example: Example) -> Prompt:

@@ -11,7 +11,7 @@ has an entry, and an id, for each. Categories mean nothing here, and may be left
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -39,14 +39,15 @@ def open_referring(
         several.
     """
     path = find_annotations(location)
-    content = _one_category(load_coco(path, parts=("images", "annotations")))
+    content = _load(path)
     _check(content, path)
     folder = find_images(path, content["images"], images, "refcoco:")
     check_files(path, folder, content["images"])
     content["images"] = [with_size(image, folder, path) for image in content["images"]]
     table = CocoTable.build(content, str(path), numbering, masks)
     _check_boxes(table, path)
-    return ReferringDataset(path, folder, table, content)
+    captions = [image["caption"] for image in content["images"]]
+    return ReferringDataset(path, folder, table, captions)
 
 
 class ReferringDataset(CocoDataset):
@@ -56,10 +57,11 @@ class ReferringDataset(CocoDataset):
       captions: the expression of each image.
     """
 
-    def __init__(self, path: Path, folder: Path, table: CocoTable, content: Mapping):
+    names_by_image = True
+
+    def __init__(self, path: Path, folder: Path, table: CocoTable, captions: Sequence[str]):
         super().__init__(path, folder, table)
-        self._content = content
-        self.captions = tuple(image["caption"] for image in content["images"])
+        self.captions = tuple(captions)
 
     def __getitem__(self, index: int) -> Example:
         caption = self.captions[index]
@@ -72,13 +74,15 @@ class ReferringDataset(CocoDataset):
         )
 
     def coco(self) -> dict:
-        return ground_truth(self._content, self._table)
+        return ground_truth(_load(self.path), self._table)
 
     def without_masks(self) -> Self:
-        return type(self)(self.path, self.folder, self._table.without_masks(), self._content)
+        return type(self)(self.path, self.folder, self._table.without_masks(), self.captions)
 
 
-def _one_category(content: Mapping) -> dict:
+def _load(path: Path) -> dict:
+    """The file with the one category that all its boxes are of."""
+    content = load_coco(path, parts=("images", "annotations"))
     annotations = [{**a, "category_id": CATEGORY["id"]} for a in content["annotations"]]
     return {**content, "annotations": annotations, "categories": [CATEGORY]}
 

@@ -106,6 +106,7 @@ class Synthetic:
     masks: bool
     numbering: Numbering = "contiguous"
     painter: Painter = Shapes()
+    names_by_image = False
 
     @cached_property
     def classes(self) -> Classes:

@@ -74,6 +74,8 @@ def open_tfds(
 class TfdsDataset:
     """A split of a prepared TFDS data set; `classes`, `sizes`, `image_ids` as every data set."""
 
+    names_by_image = False
+
     def __init__(self, source: Sequence[Mapping], table: CocoTable, content: Mapping):
         self._source, self._table, self._content = source, table, content
 

@@ -70,7 +70,7 @@ def make_evaluator(
       workers: processes that load images.
       masks: False judges boxes alone.
       prompts: what a model that reads captions is asked for in every image, with `category_ids` of
-        the classes (`data.captions.evaluation_prompts` makes both).
+        the classes (`data.captions.ask_classes` makes both).
       captions_at_once: of the prompts; more take more memory, and see each image less often.
 
     Raises:

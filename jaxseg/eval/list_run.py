@@ -13,6 +13,7 @@ from jaxseg.eval.gather import gather_bytes
 from jaxseg.eval.listed import Listed, judge_list, read_list, render, summary
 from jaxseg.eval.prepare import Prepared
 from jaxseg.eval.runner import Evaluation
+from jaxseg.eval.told import check_judged, is_referring
 from jaxseg.predict.result import write_json
 
 SETTINGS = ("weights", "model", "revision", "vocab", "canvas", "names_at_once", "limit", "boxes")
@@ -26,7 +27,9 @@ def open_list(path: str) -> list[Listed]:
     """
     sets = read_list(path)
     for one in sets:
-        if hasattr(open_dataset(one.data), "captions"):
+        dataset = open_dataset(one.data)
+        check_judged(dataset)
+        if is_referring(dataset):
             raise UserError(
                 f"{path}: {one.name} has referring expressions, and a list is of classes: "
                 "evaluate it by itself"

@@ -9,20 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxseg.data.captions import ask_classes
 from jaxseg.errors import UserError
 from jaxseg.eval.build import make_evaluator
 from jaxseg.eval.categories import match_categories
-from jaxseg.eval.expressions import make_expression_evaluator
-from jaxseg.eval.lvis import is_lvis
 from jaxseg.eval.runner import Evaluator
+from jaxseg.eval.told import check_judged, is_referring, make_told_evaluator
 from jaxseg.params import reads_captions
 from jaxseg.pretrained import Pretrained
 from jaxseg.text.spans import LENGTH
 from jaxseg.text.wordpiece import WordPiece
-
-# Of LVIS in one caption (github.com/open-mmlab/mmdetection, configs/mm_grounding_dino/lvis).
-LVIS_NAMES = 40
 
 
 @dataclass(frozen=True)
@@ -33,7 +28,7 @@ class Prepared:
       name: of the weights, for messages.
       weights: a detector's.
       tokenizer: of a model that reads captions; None of others.
-      names_at_once: of the classes, in one caption; None: as many as it holds, of LVIS 40.
+      names_at_once: of `told.make_told_evaluator`.
       options: of `build.make_evaluator`, without `masks`.
       masks: whether masks are judged.
     """
@@ -59,17 +54,20 @@ class Prepared:
         if self.tokenizer is None:
             ids = self._matched(dataset)
             return make_evaluator(model, dataset, category_ids=ids, masks=self.masks, **common)
-        if hasattr(dataset, "captions"):
-            return make_expression_evaluator(model, dataset, self.tokenizer, **common)
-        at_once = self.names_at_once or (LVIS_NAMES if is_lvis(dataset.coco()) else None)
-        prompts, ids = ask_classes(
-            dataset.classes, self.tokenizer, LENGTH, at_once=at_once, names=names
+        return make_told_evaluator(
+            model,
+            dataset,
+            self.tokenizer,
+            length=self.weights.text_length or LENGTH,
+            names_at_once=self.names_at_once,
+            names=names,
+            masks=self.masks,
+            **common,
         )
-        told = {"category_ids": ids, "prompts": prompts, "masks": self.masks}
-        return make_evaluator(model, dataset, **told, **common)
 
     def _matched(self, dataset) -> tuple[int | None, ...]:
-        if hasattr(dataset, "captions"):
+        check_judged(dataset)
+        if is_referring(dataset):
             raise UserError(
                 f"referring expressions need weights that read captions; {self.name} are a "
                 f"{type(self.weights.model).__name__}'s: take those of a Grounding DINO"

@@ -9,6 +9,7 @@ import numpy as np
 from jaxseg.errors import UserError
 
 RANKS = (1, 5, 10)
+METRICS = tuple(f"accuracy_{rank}" for rank in RANKS)
 OVERLAP = 0.5
 
 
@@ -66,7 +67,8 @@ def referring_table(
     for record in records:
         found.get(record["image_id"], []).append(record)
     places = np.asarray([_place(image, boxes[image], found[image]) for image in chosen])
-    return ReferringTable({f"accuracy_{rank}": float((places < rank).mean()) for rank in RANKS})
+    shares = [float((places < rank).mean()) for rank in RANKS]
+    return ReferringTable(dict(zip(METRICS, shares, strict=True)))
 
 
 def _place(image, boxes: Sequence, records: Sequence[dict]) -> float:

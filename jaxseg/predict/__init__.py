@@ -1,5 +1,7 @@
 """Predictors: weights and images in, named objects out."""
 
+from jaxseg.predict.clip_encoder import ClipEncoder
+from jaxseg.predict.clip_image import clip_pixels
 from jaxseg.predict.detector import Detector
 from jaxseg.predict.draw import draw
 from jaxseg.predict.draw_masks import draw_masks
@@ -14,6 +16,7 @@ from jaxseg.predict.sam_predictor import SamPredictor
 
 __all__ = [
     "AutomaticMaskGenerator",
+    "ClipEncoder",
     "Detector",
     "GroundedDetector",
     "GroundedPrediction",
@@ -22,6 +25,7 @@ __all__ = [
     "Prompt",
     "SamPredictor",
     "Scene",
+    "clip_pixels",
     "draw",
     "draw_masks",
     "draw_scene",

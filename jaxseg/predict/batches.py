@@ -86,3 +86,8 @@ class Batches:
         images += images[-1:] * (self.batch_size - len(images))
         sizes = np.asarray([image.size for image in images], np.int32)
         return preprocess.put_on_canvas([image.pixels for image in images], bucket), sizes
+
+
+def power_of_two(count: int) -> int:
+    """The next one: what is filled up to it needs few programs."""
+    return 1 << max(0, count - 1).bit_length()

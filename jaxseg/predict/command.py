@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxseg.errors import UserError, require_share
 from jaxseg.predict.coco_form import check_image_ids
+from jaxseg.predict.grounded import BOX, WORDS, GroundedDetector
 from jaxseg.predict.inputs import find_images
 from jaxseg.predict.outputs import (
     LISTING,
@@ -32,11 +33,10 @@ from jaxseg.predict.outputs import (
     remove_pictures,
 )
 from jaxseg.predict.walk import say, walk
-from jaxseg.predict.words import BOX, WORDS, add_masks, add_what, check_what, named_weights
+from jaxseg.predict.words import add_masks, add_what, check_what, named_weights
 
 if TYPE_CHECKING:
     from jaxseg.predict.detector import Detector
-    from jaxseg.predict.grounded import GroundedDetector
     from jaxseg.predict.grounded_segmenter import GroundedSegmenter
     from jaxseg.predict.panoptic_form import PanopticFiles
     from jaxseg.predict.prompter import Prompter

@@ -15,7 +15,8 @@ from jaxseg.errors import UserError, require_share
 from jaxseg.models.grounding_dino import GroundingDino
 from jaxseg.ops.boxes import cxcywh_to_xyxy, scale_boxes
 from jaxseg.ops.images import normalize
-from jaxseg.predict.batches import Batches, Group
+from jaxseg.ops.nms import nms
+from jaxseg.predict.batches import Batches, Group, power_of_two
 from jaxseg.predict.phrases import Pass, Text, Wanted, plan
 from jaxseg.predict.preprocess import ImageSource, Prepared, Size
 from jaxseg.predict.result import Prediction, warn_not_finite
@@ -84,12 +85,16 @@ class GroundedDetector(Batches):
         found = detector(["a.jpg", "b.jpg"], ["person", "bicycle", "stop sign"])
 
     Images lie on canvases of a few sizes and captions are filled up to a few lengths, so that few
-    programs are compiled; an answer depends neither on its canvas nor on what else is asked.
+    programs are compiled; an answer depends neither on its canvas nor on the other images and
+    texts of a call. What one text names is looked for together, as the model reads it: its phrases
+    meet in fusion and in the choice of queries.
 
     Attributes:
       model: with `canvas="exact"`.
       tokenizer: of its text encoder.
       length: tokens that it reads at a time.
+      nms_iou: of two boxes of an answer that overlap by more the less sure one goes, whatever they
+        are called; None keeps all, as the original's demo does.
       image, buckets, batch_size: of `Batches`.
     """
 
@@ -103,6 +108,7 @@ class GroundedDetector(Batches):
         batch_size: int = 1,
         buckets: Sequence[Size] | None = None,
         length: int = LENGTH,
+        nms_iou: float | None = None,
         precision: str = "highest",
     ):
         """Wrap a model.
@@ -111,29 +117,30 @@ class GroundedDetector(Batches):
           model, params: a Grounding DINO and its parameters.
           tokenizer: see `Pretrained.tokenizer`.
           image, batch_size, buckets: of `Batches`.
+          length, nms_iou: see the attributes.
           precision: of matrix products (`jax.default_matmul_precision`).
 
         Raises:
-          UserError: no Grounding DINO, a tokeniser of more words than it knows, or what `Batches`
-            refuses.
+          UserError: no Grounding DINO, a tokeniser of more words than it knows, an `nms_iou` that
+            is no number from 0 to 1, or what `Batches` refuses.
         """
-        if not isinstance(model, GroundingDino):
-            raise UserError(
-                f"words need a Grounding DINO; got a {type(model).__name__}: take "
-                "grounding_dino.swin_t, for example, or predict.Detector for other detectors"
-            )
+        _require_words(model)
         if tokenizer.length > model.bert.vocabulary:
             raise UserError(
                 f"the vocabulary has {tokenizer.length} pieces and the model knows "
                 f"{model.bert.vocabulary}: give the one that it was trained with"
             )
+        if nms_iou is not None:
+            require_share("nms_iou", nms_iou)
         super().__init__(model.stride, image, batch_size, buckets)
         self.model = model.clone(canvas="exact")
         self.params = jax.device_put(params)
         self.tokenizer = tokenizer
         self.length = length
+        self.nms_iou = nms_iou
         self._precision = precision
         self._answer = jax.jit(self.forward)
+        self._suppress = jax.jit(nms, static_argnames="threshold")
 
     @classmethod
     def from_pretrained(
@@ -152,15 +159,18 @@ class GroundedDetector(Batches):
           vocabulary: of `Pretrained.tokenizer`; official files hold none.
           name_or_path, model, revision, local_files_only: as in
             `jaxseg.checkpoints.from_pretrained`.
-          options: of the constructor.
+          options: of the constructor; `length` is by default that of the weights' training.
 
         Raises:
-          UserError: there are no such weights, or there is no vocabulary.
+          UserError: there are no such weights, they are no Grounding DINO's, or there is no
+            vocabulary.
         """
         weights = from_pretrained(
             name_or_path, model=model, revision=revision, local_files_only=local_files_only
         )
+        _require_words(weights.model)
         tokenizer = weights.tokenizer(vocabulary)
+        options.setdefault("length", weights.text_length or LENGTH)
         return cls(weights.model, weights.params, tokenizer, weights.image, **options)
 
     def __call__(
@@ -257,11 +267,21 @@ class GroundedDetector(Batches):
             wanted = [wanted_of(position) for position, _ in group]
             rows = self._rows(group, bucket, wanted)
             for (position, image), several in zip(group, wanted, strict=True):
-                found[position] = [
+                predicted = [
                     finder.predict(one, [next(rows) for _ in one.passes], image.size)
                     for one in several
                 ]
+                found[position] = [self._distinct(one) for one in predicted]
         return [found[position] for position in range(len(found))]
+
+    def _distinct(self, found: GroundedPrediction) -> GroundedPrediction:
+        if self.nms_iou is None or not len(found):
+            return found
+        rest = power_of_two(len(found)) - len(found)
+        boxes = np.pad(found.boxes, ((0, rest), (0, 0)))
+        scores = np.pad(found.scores, (0, rest), constant_values=-np.inf)
+        keep = self._suppress(boxes, scores, threshold=self.nms_iou)
+        return found.take(np.flatnonzero(keep))
 
     def _rows(self, group: Group, bucket: Size, wanted: list[list[Wanted]]):
         """What the model says of each pass of everything that is wanted, in order."""
@@ -279,7 +299,7 @@ class GroundedDetector(Batches):
             numbers = np.asarray([image for image, _ in some])
             full = np.stack([numbers, index], -1).astype(np.int32)
             # As many as images where each has one text, however many images there are.
-            count = self.batch_size if len(full) <= self.batch_size else _round(len(full))
+            count = self.batch_size if len(full) <= self.batch_size else power_of_two(len(full))
             full = np.concatenate([full, full[-1:].repeat(count - len(full), 0)])
             with jax.default_matmul_precision(self._precision):
                 answer = jax.device_get(self._answer(self.params, canvases, sizes, captions, full))
@@ -291,8 +311,8 @@ class GroundedDetector(Batches):
         texts = list(dict.fromkeys(one.caption for one in passes))
         index = np.asarray([texts.index(one.caption) for one in passes])
         longest = max(len(one.ids) for one in passes)
-        texts += texts[-1:] * (_round(len(texts)) - len(texts))
-        pad_to = max(SHORTEST, _round(longest))
+        texts += texts[-1:] * (power_of_two(len(texts)) - len(texts))
+        pad_to = max(SHORTEST, power_of_two(longest))
         return encode_captions(self.tokenizer, texts, self.length, pad_to), index
 
     def forward(
@@ -376,6 +396,9 @@ class Finder(NamedTuple):
         return row.boxes[kept], probabilities.max(-1), labels, scores, np.asarray(words, object)
 
 
-def _round(count: int) -> int:
-    """The next power of two."""
-    return 1 << max(0, count - 1).bit_length()
+def _require_words(model) -> None:
+    if not isinstance(model, GroundingDino):
+        raise UserError(
+            f"words need a Grounding DINO; got a {type(model).__name__}: take "
+            "grounding_dino.swin_t, for example, or predict.Detector for other detectors"
+        )

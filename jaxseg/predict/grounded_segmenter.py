@@ -7,12 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxseg.errors import require_share
-from jaxseg.ops.nms import nms
 from jaxseg.predict.grounded import BOX, WORDS, GroundedDetector, GroundedPrediction
 from jaxseg.predict.phrases import Text
 from jaxseg.predict.preprocess import ImageSource, Prepared, load_image
@@ -40,32 +36,16 @@ class GroundedSegmenter:
         found.masks        # bool (n, h, w)
 
     Attributes:
-      detector, predictor: the two models.
-      nms_iou: of two boxes that overlap by more the less sure one goes before masks are drawn,
-        whatever they are called; None keeps all, as the original's demo does.
+      detector, predictor: the two models. Of boxes that overlap by more than the detector's
+        `nms_iou` only the surest is drawn.
     """
 
     classes = None  # what is found is named by words alone
 
-    def __init__(
-        self,
-        detector: GroundedDetector,
-        predictor: SamPredictor,
-        *,
-        nms_iou: float | None = None,
-    ):
-        """Wrap two models.
-
-        Raises:
-          UserError: `nms_iou` is no number from 0 to 1.
-        """
-        if nms_iou is not None:
-            require_share("nms_iou", nms_iou)
+    def __init__(self, detector: GroundedDetector, predictor: SamPredictor):
         self.detector = detector
         self.predictor = predictor
-        self.nms_iou = nms_iou
         self.batch_size = detector.batch_size
-        self._suppress = jax.jit(nms, static_argnames="threshold")
 
     @classmethod
     def from_pretrained(
@@ -74,7 +54,6 @@ class GroundedSegmenter:
         predictor: str | PathLike,
         *,
         vocabulary: str | Path | None = None,
-        nms_iou: float | None = None,
         **options,
     ) -> "GroundedSegmenter":
         """Load the weights of both.
@@ -82,13 +61,13 @@ class GroundedSegmenter:
         Args:
           detector, predictor: of a Grounding DINO and of a Segment Anything, in any form of
             `jaxseg.checkpoints.from_pretrained`.
-          vocabulary, options: of `GroundedDetector.from_pretrained`.
+          vocabulary, options: of `GroundedDetector.from_pretrained`, `nms_iou` among them.
 
         Raises:
           UserError: there are no such weights, or they are other models'.
         """
         words = GroundedDetector.from_pretrained(detector, vocabulary=vocabulary, **options)
-        return cls(words, SamPredictor.from_pretrained(predictor), nms_iou=nms_iou)
+        return cls(words, SamPredictor.from_pretrained(predictor))
 
     def __call__(
         self,
@@ -125,18 +104,8 @@ class GroundedSegmenter:
             some = self.detector.detect(
                 [image.detector for image in images], text, box_threshold, text_threshold
             )
-            found += self._draw(images, [self._distinct(one) for one in some])
+            found += self._draw(images, some)
         return found
-
-    def _distinct(self, found: GroundedPrediction) -> GroundedPrediction:
-        if self.nms_iou is None or not len(found):
-            return found
-        # Filled up to a power of two, so that few programs are compiled.
-        rest = (1 << (len(found) - 1).bit_length()) - len(found)
-        boxes = np.pad(found.boxes, ((0, rest), (0, 0)))
-        scores = np.pad(found.scores, (0, rest), constant_values=-np.inf)
-        keep = self._suppress(jnp.asarray(boxes), jnp.asarray(scores), threshold=self.nms_iou)
-        return found.take(np.flatnonzero(keep))
 
     def _draw(
         self, images: Sequence[Both], found: Sequence[GroundedPrediction]

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxseg.errors import UserError
+from jaxseg.predict.grounded import BOX, GroundedDetector
 from jaxseg.predict.inputs import find_images
 from jaxseg.predict.outputs import check_file
 from jaxseg.predict.walk import say, walk
 from jaxseg.predict.words import (
-    BOX,
     add_masks,
     add_what,
     check_what,
@@ -38,7 +38,6 @@ from jaxseg.predict.words import (
 )
 
 if TYPE_CHECKING:
-    from jaxseg.predict.grounded import GroundedDetector
     from jaxseg.predict.grounded_segmenter import GroundedSegmenter
     from jaxseg.predict.label_log import Log
 

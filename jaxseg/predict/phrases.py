@@ -10,6 +10,7 @@ from jaxseg.text.spans import (
     LENGTH,
     Spans,
     caption_of,
+    pack_names,
     phrase_spans,
     positive_map,
     prepare_caption,
@@ -17,7 +18,6 @@ from jaxseg.text.spans import (
 from jaxseg.text.wordpiece import Tokens, WordPiece
 
 Text = str | Sequence[str]
-ENDS = 2  # the tokens before and after a caption
 
 
 class Pass(NamedTuple):
@@ -97,22 +97,10 @@ def _pass(
 
 
 def _plan_names(names: Sequence[str], tokenizer: WordPiece, length: int) -> tuple[Pass, ...]:
-    # Word pieces do not reach beyond their words, so lengths add up; each has its full stop.
-    counts = tokenizer(names).counts - ENDS + 1
     firsts = {name.lower(): label for label, name in reversed(list(enumerate(names)))}
-    room, chunks, used = length - ENDS, [[]], 0
-    for label in sorted(firsts.values()):
-        if counts[label] > room:
-            raise UserError(
-                f"the name {names[label][:60]!r} has {counts[label]} tokens with its full stop, "
-                f"and the model reads {room} at a time: shorten it"
-            )
-        if used + counts[label] > room:
-            chunks.append([])
-            used = 0
-        chunks[-1].append(label)
-        used += counts[label]
-    return tuple(_named_pass(names, chunk, tokenizer) for chunk in chunks)
+    labels = sorted(firsts.values())
+    chunks = pack_names(tokenizer, [names[label] for label in labels], length)
+    return tuple(_named_pass(names, [labels[i] for i in chunk], tokenizer) for chunk in chunks)
 
 
 def _named_pass(names: Sequence[str], labels: list[int], tokenizer: WordPiece) -> Pass:

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxseg.errors import UserError, require_share
+from jaxseg.predict.grounded import BOX, GroundedDetector
 
 if TYPE_CHECKING:
-    from jaxseg.predict.grounded import GroundedDetector
     from jaxseg.predict.grounded_segmenter import GroundedSegmenter
     from jaxseg.predict.phrases import Text
     from jaxseg.predict.sam_predictor import SamPredictor
     from jaxseg.pretrained import Pretrained
-
-BOX, WORDS = 0.35, 0.25  # default thresholds, those of the original
 
 
 def add_what(group: Any, required: bool = False) -> None:
@@ -39,6 +37,13 @@ def add_what(group: Any, required: bool = False) -> None:
         metavar="P",
         help=f"an object's likeliest word is likelier than this (default: {BOX})",
     )
+    group.add_argument(
+        "--nms-iou",
+        type=float,
+        metavar="IOU",
+        help="of two boxes that overlap by more only the surer one stays, whatever they are called "
+        "(default: all stay)",
+    )
 
 
 def add_masks(group: Any) -> None:
@@ -46,26 +51,17 @@ def add_masks(group: Any) -> None:
     group.add_argument(
         "--sam", metavar="WEIGHTS", help="weights of Segment Anything, which draws the masks"
     )
-    group.add_argument(
-        "--nms-iou",
-        type=float,
-        metavar="IOU",
-        help="of two boxes that overlap by more only the surer one gets a mask and stays, whatever "
-        "they are called (default: all stay)",
-    )
 
 
 def check_what(args: argparse.Namespace) -> None:
     """Refuse numbers that are none, before any work.
 
     Raises:
-      UserError: a threshold or an overlap is no number from 0 to 1, or nothing would use it.
+      UserError: a threshold or an overlap is no number from 0 to 1.
     """
     for option, value in (("--box-threshold", args.box_threshold), ("--nms-iou", args.nms_iou)):
         if value is not None:
             require_share(option, value)
-    if args.nms_iou is not None and args.sam is None:
-        raise UserError("--nms-iou is of boxes that get masks: say with --sam what draws them")
 
 
 def text_of(words: Sequence[str]) -> "Text":
@@ -83,7 +79,6 @@ def open_words(
     """
     from jaxseg.models.grounding_dino import GroundingDino
     from jaxseg.models.sam import Sam
-    from jaxseg.predict.grounded import GroundedDetector
     from jaxseg.predict.grounded_segmenter import GroundedSegmenter
 
     if isinstance(weights.model, Sam):
@@ -102,10 +97,11 @@ def open_words(
         weights.tokenizer(args.vocab),
         weights.image,
         batch_size=args.batch_size,
+        nms_iou=args.nms_iou,
     )
     if args.sam is None:
         return detector
-    return GroundedSegmenter(detector, _open_sam(args.sam), nms_iou=args.nms_iou)
+    return GroundedSegmenter(detector, _open_sam(args.sam))
 
 
 def _open_sam(name: str) -> "SamPredictor":

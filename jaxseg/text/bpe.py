@@ -169,11 +169,13 @@ def _bytes() -> dict[str, bytes]:
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """OpenAI's file, or what a folder holds.
+    """OpenAI's file, a `tokenizer.json`, or what a folder holds.
 
     Raises:
       UserError: nothing there, or of another form.
     """
+    if path.suffix == ".json" and path.is_file():
+        return _read_tokenizer(path)
     if not path.is_dir():
         pairs = _read_merges(path)
         return Vocabulary(_number(pairs), pairs)

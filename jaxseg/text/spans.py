@@ -7,10 +7,13 @@ stop or a question mark; its tokens see each other and no other phrase's.
     tokens = tokenizer([caption])
     named = positive_map(tokens, 0, spans)          # (2, 256): the tokens of each name
     captions = encode_captions(tokenizer, [caption])
+
+Names that are too many for one caption: `pack_names`.
 """
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +25,7 @@ from jaxseg.typing import Bool, Float, Int
 Spans = list[list[tuple[int, int]]]
 
 LENGTH = 256  # tokens that a released model reads
+ENDS = 2  # tokens of a caption that belong to no name: the first and the last
 # What the tokeniser makes a separator of.
 SEPARATOR = re.compile(rf"[.?]|{re.escape(BEGIN)}|{re.escape(END)}")
 # From a span's ends towards its middle, past what is no token's.
@@ -54,6 +58,54 @@ def caption_of(names: Sequence[str], separator: str = " . ", end: str = " .") ->
             caption += word
         spans.append(found)
     return caption + end if caption else "", spans
+
+
+def name_costs(tokenizer: WordPiece, names: Sequence[str]) -> Int[np.ndarray, " k"]:
+    """How many tokens of a caption each name takes, its full stop among them; 1 of no word."""
+    # Word pieces do not reach beyond their words, so that lengths add up.
+    return tokenizer(names).counts - ENDS + 1
+
+
+def pack_names(
+    tokenizer: WordPiece,
+    names: Sequence[str],
+    length: int = LENGTH,
+    *,
+    at_once: int | None = None,
+    what: Sequence[str] | None = None,
+) -> list[range]:
+    """Which names stand together in a caption, so that few captions name all of them in order.
+
+    Args:
+      length: tokens of a caption at most.
+      at_once: names of a caption at most; None: as many as it holds.
+      what: how an error calls each; None: "the name 'cat'".
+
+    Returns:
+      The places of the names of each caption.
+
+    Raises:
+      UserError: a name of which the model can read nothing, or that no caption holds.
+    """
+    room, left, firsts = length - ENDS, 0, []
+    for i, cost in enumerate(name_costs(tokenizer, names).tolist()):
+        called = what[i] if what is not None else f"the name {_shown(names[i])}"
+        if cost == 1:
+            raise UserError(f"the model can read nothing of {called}: say it in words")
+        if cost > room:
+            raise UserError(
+                f"{called} has {cost} tokens with its full stop, and the model reads {room} at a "
+                "time: shorten it"
+            )
+        if not firsts or cost > left or i - firsts[-1] == at_once:
+            firsts.append(i)
+            left = room
+        left -= cost
+    return [range(first, end) for first, end in pairwise([*firsts, len(names)])]
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
 def phrase_spans(caption: str) -> list[tuple[int, int, str]]:
@@ -216,8 +268,7 @@ def encode_captions(
 def _check_length(texts, tokens, length):
     for text, count in zip(texts, tokens.counts, strict=True):
         if count > length:
-            shown = text if len(text) <= 60 else text[:57] + "..."
             raise UserError(
-                f"the caption {shown!r} has {count} tokens and the model reads {length}: name "
+                f"the caption {_shown(text)} has {count} tokens and the model reads {length}: name "
                 "fewer things at a time, in several captions"
             )

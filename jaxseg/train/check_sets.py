@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from flax import linen as nn
 
 from jaxseg.data.dataset import Dataset
-from jaxseg.data.prompts import Prompter, Prompts
 from jaxseg.errors import UserError
 from jaxseg.eval.coco_ap import METRICS
 from jaxseg.eval.panoptic import METRICS as PANOPTIC_METRICS
+from jaxseg.eval.referring import METRICS as REFERRING_METRICS
+from jaxseg.eval.told import is_referring
 from jaxseg.params import reads_captions
 from jaxseg.train.experiment import Data
 
@@ -40,26 +41,13 @@ def check_captions(data: Data, model: nn.Module) -> None:
             f"data.prompts makes captions, which the model ({kind}) does not read: set "
             "data.prompts=none"
         )
-    if reads:
-        _check_vocabulary(data.prompts, model)
 
 
-def _check_vocabulary(prompts: Prompts, model: nn.Module) -> None:
-    """Raise `UserError` if the tokeniser has words that the text encoder does not know."""
-    words = Prompter(prompts).tokenizer.length
-    known = getattr(getattr(model, "bert", None), "vocabulary", words)
-    if words > known:
-        raise UserError(
-            f"the vocabulary {prompts.vocabulary} has {words} words and the model's text encoder "
-            f"{known}: give data.prompts.vocabulary the one that the text encoder was made for"
-        )
-
-
-def check_named_by_classes(train_set: Dataset) -> None:
+def check_named_by_classes(dataset: Dataset, setting: str) -> None:
     """Raise `UserError` if the images do not have one list of classes."""
-    if getattr(train_set, "names_by_image", False):
+    if dataset.names_by_image:
         raise UserError(
-            "data.train has phrases, or data sets of different classes: that is for models which "
+            f"{setting} has phrases, or data sets of different classes: that is for models which "
             "are told what to look for (data.prompts); others need one list of classes"
         )
 
@@ -79,6 +67,13 @@ def check_metrics(metric: str, val_sets: Mapping[str, Dataset], masks: bool) -> 
 
 def check_metric(metric: str, val_set: Dataset, masks: bool) -> None:
     """Raise `UserError` if no evaluation on a data set, of masks or not, has the metric."""
+    if is_referring(val_set):
+        if metric not in REFERRING_METRICS:
+            raise UserError(
+                f"of referring expressions metric is one of {', '.join(REFERRING_METRICS)}; got "
+                f"{metric!r}: set metric"
+            )
+        return
     known, kinds = METRICS, ["AP"]
     if masks and hasattr(val_set, "panoptic"):
         known, kinds = METRICS + PANOPTIC_METRICS, ["AP", "PQ"]

@@ -49,6 +49,8 @@ def check_settings(experiment: Experiment) -> None:
         raise UserError(f"dtype must be float32, bfloat16 or float16; got {experiment.dtype!r}")
     if experiment.init is not None and experiment.backbone is not None:
         raise UserError("init holds a backbone already: give init or backbone, not both")
+    if experiment.init is not None and experiment.text is not None:
+        raise UserError("init holds a text encoder already: give init or text, not both")
     check_sets(experiment.data)
     _check_prompts(experiment)
     _check_sizes("data.transform", experiment.data.transform)

@@ -71,7 +71,9 @@ def _train(args: argparse.Namespace, experiment) -> int:
     session = prepare(experiment, record)
     experiment = session.experiment
     # Now: after hours of training an error would be too late.
-    about = (session.classes, experiment.data.image, session.vocabulary)
+    prompts = experiment.data.prompts
+    told = (None, None) if prompts is None else (prompts.vocabulary, prompts.length)
+    about = (session.classes, experiment.data.image, *told)
     export = Export(*describe(session.model), *about)
     evaluate = session.evaluator()
     if main:

@@ -27,6 +27,7 @@ class Export:
       classes: of its labels.
       image: how images are prepared for it.
       vocabulary: file of the tokeniser of its captions, if it reads any.
+      text_length: tokens of these captions.
     """
 
     name: str
@@ -34,13 +35,22 @@ class Export:
     classes: Classes
     image: ImageConfig
     vocabulary: str | None = None
+    text_length: int | None = None
 
     def write(self, state: TrainState, directory: Path) -> None:
         """Write the averaged weights; every process must call it."""
         params = jax.tree.map(_on_host, state.averaged())
         if jax.process_index() == 0:
-            about = {"classes": self.classes, "image": self.image, "vocabulary": self.vocabulary}
-            save_pretrained(directory, self.name, self.kwargs, params, **about)
+            save_pretrained(
+                directory,
+                self.name,
+                self.kwargs,
+                params,
+                classes=self.classes,
+                image=self.image,
+                vocabulary=self.vocabulary,
+                text_length=self.text_length,
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for `from_json`."""
@@ -50,14 +60,15 @@ class Export:
             "classes": self.classes.to_json(),
             "image": asdict(self.image),
             "vocabulary": self.vocabulary,
+            "text_length": self.text_length,
         }
 
     @classmethod
     def from_json(cls, record: Mapping) -> Self:
         """Raises KeyError or TypeError where the record is no `to_json`'s."""
         classes, image = Classes.from_json(record["classes"]), ImageConfig(**record["image"])
-        about = (classes, image, record.get("vocabulary"))
-        return cls(record["name"], dict(record["kwargs"]), *about)
+        told = (record.get("vocabulary"), record.get("text_length"))
+        return cls(record["name"], dict(record["kwargs"]), classes, image, *told)
 
 
 def _on_host(x: jax.Array) -> np.ndarray:

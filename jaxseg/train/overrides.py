@@ -70,12 +70,15 @@ def _replace(config: Any, path: list[str], text: str, parents: tuple[str, ...]) 
     old, name = getattr(config, field), ".".join((*parents, field))
     if rest:
         return _with(config, field, _replace(old, rest, text, (*parents, field)), name)
-    if _fields(old):
+    kind = typing.get_type_hints(type(config)).get(field, Any)
+    optional = type(None) in typing.get_args(kind)
+    if _fields(old) and not (optional and _literal(text) is None):
         names = ", ".join(f"{name}.{part}" for part in _fields(old))
-        raise UserError(f"{name} has parts: override one of {names}")
+        leave = ", or set it to none" if optional else ""
+        raise UserError(f"{name} has parts: override one of {names}{leave}")
     if field in ("dtype", "param_dtype"):
         return with_dtype(config, field, _parse_dtype(text, name))
-    value = parse(text, typing.get_type_hints(type(config)).get(field, Any), name)
+    value = parse(text, kind, name)
     return _with(config, field, value, name)
 
 

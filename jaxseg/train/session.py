@@ -11,24 +11,24 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import Mesh
 
-from jaxseg.data.captions import evaluation_prompts
 from jaxseg.data.classes import Classes
 from jaxseg.data.dataset import Dataset
 from jaxseg.data.loader import Loader
-from jaxseg.data.prompts import Prompter, vocabulary_file
 from jaxseg.eval.build import make_evaluator
 from jaxseg.eval.runner import Evaluator
+from jaxseg.eval.told import make_told_evaluator
 from jaxseg.parallel.mesh import batch_shards
 from jaxseg.parallel.shard import check_batch_size, param_shardings, place
 from jaxseg.params import abstract_inputs, abstract_params, count, flatten, unflatten
+from jaxseg.text.vocabulary import open_vocabulary
 from jaxseg.train import state as states
-from jaxseg.train.check_sets import check_captions
 from jaxseg.train.checks import check_buckets, check_criterion, check_masks, check_settings
 from jaxseg.train.experiment import Experiment
 from jaxseg.train.loop import Evaluate
 from jaxseg.train.sets import make_loader, open_sets, run_classes
 from jaxseg.train.state import TrainState
 from jaxseg.train.step import Step, make_step
+from jaxseg.train.vocabulary import prompts_for
 from jaxseg.train.weights import Builder, resolve_model, resume_model
 from jaxseg.train.workdir import Record
 
@@ -38,9 +38,9 @@ class Session:
     """An experiment put together.
 
     Attributes:
-      experiment: with derived values filled in: its model has the data set's classes, and its
-        sizes are scaled.
-      given: the same before it was scaled.
+      experiment: with derived values filled in: its model has the data set's classes, its sizes
+        are scaled, and its vocabulary is a file.
+      given: with that model, and all else as it was given.
       classes: names and categories of the model's labels; of a model that reads captions, what
         it is evaluated on or, without that, what it is trained on.
       val_sets: what is evaluated on, by name; see `Data.evaluations`.
@@ -88,18 +88,12 @@ class Session:
         return states.abstract_state(*arguments)
 
     @property
-    def vocabulary(self) -> str | None:
-        """The tokeniser's file, of a run with captions."""
-        prompts = self.experiment.data.prompts
-        return None if prompts is None else str(vocabulary_file(prompts.vocabulary))
-
-    @property
     def val_set(self) -> Dataset | None:
         """The first of what is evaluated on."""
         return next(iter(self.val_sets.values()), None)
 
     def evaluator(self) -> Evaluate | None:
-        """A function from parameters to COCO metrics on the validation sets, if there are any.
+        """A function from parameters to metrics on the validation sets, if there are any.
 
         Of several sets the metrics are "NAME/METRIC", the one that "best" means first.
         """
@@ -121,19 +115,23 @@ class Session:
 
     def _evaluator(self, val_set: Dataset) -> Evaluator:
         data = self.experiment.data
-        told: dict[str, Any] = {"category_ids": self.classes.category_ids}
-        if data.prompts is not None:
-            prompts, category_ids = evaluation_prompts(Prompter(data.prompts), val_set.classes)
-            told = {"category_ids": category_ids, "prompts": prompts}
-        return make_evaluator(
+        options: dict[str, Any] = {
+            "image": data.image,
+            "batch_size": data.eval_batch_size or batch_shards(self.mesh),
+            "mesh": self.mesh,
+            "limit": data.eval_limit,
+            "workers": data.workers,
+        }
+        if data.prompts is None:
+            ids = self.classes.category_ids
+            return make_evaluator(self.model, val_set, category_ids=ids, **options)
+        return make_told_evaluator(
             self.model,
             val_set,
-            image=data.image,
-            batch_size=data.eval_batch_size or batch_shards(self.mesh),
-            mesh=self.mesh,
-            limit=data.eval_limit,
-            workers=data.workers,
-            **told,
+            open_vocabulary(data.prompts.vocabulary),
+            length=data.prompts.length,
+            clean=data.prompts.clean,
+            **options,
         )
 
     def _load(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +163,7 @@ def prepare(experiment: Experiment, record: Record | None = None) -> Session:
     mesh = experiment.mesh.build()
     _check_batches(experiment, mesh)
     if experiment.model is not None:
-        check_captions(experiment.data, experiment.model)
+        prompts_for(experiment, experiment.model)
     train_set, val_sets = open_sets(experiment)
     classes = run_classes(experiment, train_set, val_sets)
     notes: list[str] = []
@@ -175,9 +173,9 @@ def prepare(experiment: Experiment, record: Record | None = None) -> Session:
         else resume_model(experiment, classes, record.init)
     )
     model = start.model
-    data = experiment.data.scaled(model.stride)
+    prompts = prompts_for(experiment, model)
+    data = dataclasses.replace(experiment.data.scaled(model.stride), prompts=prompts)
     check_masks(data, model)
-    check_captions(data, model)
     given = dataclasses.replace(experiment, model=model)
     experiment = dataclasses.replace(given, data=data)
     loader = make_loader(train_set, data, experiment.seed, mesh)

@@ -10,6 +10,7 @@ from jaxseg.data.dataset import Dataset, open_dataset
 from jaxseg.data.loader import Loader
 from jaxseg.data.mixture import Mixture
 from jaxseg.errors import UserError
+from jaxseg.eval.told import check_judged, is_referring
 from jaxseg.parallel.mesh import loader_shard
 from jaxseg.train.check_sets import check_metrics, check_named_by_classes
 from jaxseg.train.checks import check_classes
@@ -30,9 +31,12 @@ def open_sets(experiment: Experiment) -> tuple[Dataset, dict[str, Dataset]]:
         for name, spec in data.evaluations.items()
     }
     if data.prompts is None:
-        check_named_by_classes(train_set)
+        check_named_by_classes(train_set, "data.train")
         for val_set in val_sets.values():
+            check_named_by_classes(val_set, "data.val")
             check_classes(train_set, val_set)
+    for name, val_set in val_sets.items():
+        _check_judged(val_set, data.evaluations[name])
     if val_sets:
         check_metrics(experiment.metric, val_sets, data.masks)
     return train_set, val_sets
@@ -42,11 +46,19 @@ def run_classes(experiment: Experiment, train_set: Dataset, val_sets: Mapping) -
     """What the run is about."""
     if experiment.data.prompts is None:
         return train_set.classes
-    if val_sets:
-        return next(iter(val_sets.values())).classes
+    asked = [val_set.classes for val_set in val_sets.values() if not is_referring(val_set)]
+    if asked:
+        return asked[0]
     # Phrases are as many as there are captions, and no classes.
-    own = getattr(train_set, "names_by_image", False) and not isinstance(train_set, Mixture)
+    own = train_set.names_by_image and not isinstance(train_set, Mixture)
     return Classes((), ()) if own else train_set.classes
+
+
+def _check_judged(val_set: Dataset, spec: str) -> None:
+    try:
+        check_judged(val_set)
+    except UserError as error:
+        raise UserError(f"{error} (data.val={spec})") from None
 
 
 def make_loader(train_set: Dataset, data: Data, seed: int, mesh: Mesh) -> Loader:

@@ -11,7 +11,7 @@ import torch
 import transformers
 from huggingface_hub import constants
 
-from jaxseg.checkpoints import from_pretrained, save_pretrained
+from jaxseg.checkpoints import from_pretrained, load_text, save_pretrained
 from jaxseg.errors import UserError
 from jaxseg.models import build
 from jaxseg.params import abstract_inputs, flatten
@@ -152,7 +152,8 @@ def test_an_official_file_says_its_sizes_and_goes_back(tmp_path, monkeypatch):
     found = flatten(pretrained.params)
     for name, value in flatten(params).items():
         np.testing.assert_array_equal(found[name], value, err_msg=name)
-    # What no shape shows is as in the published models.
+    # What no shape shows is as in the published models, and said.
+    assert any("text_heads=4 (its shapes cannot tell)" in note for note in said)
     assert (pretrained.model.encoder.text_heads, pretrained.model.encoder.fusion_heads) == (4, 4)
     assert pretrained.vocabulary is None
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -170,6 +171,39 @@ def test_an_official_file_says_its_sizes_and_goes_back(tmp_path, monkeypatch):
 def draw_params(model):
     inputs = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), abstract_inputs(model))
     return jax.tree.map(np.asarray, draw(model, *inputs))
+
+
+def test_what_no_tensor_shows_is_told_when_an_official_file_is_written(tmp_path):
+    model = build("grounding_dino.swin_t", **BUILDER, text_level="sentence")
+    image = ImageConfig()
+    pretrained = Pretrained(model, draw_params(model), None, image, "grounding_dino.swin_t", {})
+    said = []
+    write_official(pretrained, tmp_path / "small.safetensors", said.append)
+    for what in ("text_level='sentence'", "num_heads=4", "text_heads=2", "fusion_heads=2"):
+        assert what in said[0]
+    assert "bert_heads" not in said[0]
+
+
+def test_a_bert_begins_a_training_from_every_form_that_holds_one(folder, tmp_path):
+    path, _ = folder
+    pretrained = from_pretrained(path)
+    other = build("grounding_dino.swin_t", **BUILDER | {"num_queries": 5}, bert_pooler=False)
+    wanted = flatten(pretrained.params["bert"])
+    save_pretrained(tmp_path / "native", pretrained.name, pretrained.kwargs, pretrained.params)
+    with_pooler = build("grounding_dino.swin_t", **BUILDER)
+    drawn = draw_params(with_pooler)
+    pooled = {"name": "grounding_dino.swin_t", "kwargs": BUILDER}
+    save_pretrained(tmp_path / "pooled", pooled["name"], pooled["kwargs"], drawn)
+    for source, values in (
+        (path, wanted),
+        (tmp_path / "native", wanted),
+        (tmp_path / "pooled", flatten({k: x for k, x in drawn["bert"].items() if k != "pooler"})),
+    ):
+        found = flatten(load_text(source, other))
+        assert found.keys() == values.keys()
+        assert all(np.array_equal(found[key], values[key]) for key in values)
+    with pytest.raises(UserError, match="give a file or folder of them, or a Hugging Face id"):
+        load_text(tmp_path / "nowhere", other)
 
 
 def test_a_native_folder_keeps_the_vocabulary(folder, tmp_path):

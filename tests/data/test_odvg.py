@@ -1,4 +1,5 @@
 import json
+import pickle
 import warnings
 from pathlib import Path
 
@@ -124,9 +125,11 @@ def test_a_file_may_hold_both_kinds_and_phrases_are_no_classes(tmp_path):
         grounding(tmp_path, region([0, 0, 3, 3], "a dog")),
     )
     dataset = open_dataset(path)
-    assert dataset[0].names == ("cat", HOLE)
+    assert dataset.classes.names == ("cat",)
+    assert dataset[0].names is None
     assert dataset[0].exhaustive
     assert dataset[1].names == ("a dog",)
+    assert open_dataset(path, numbering="raw").classes.names == ("cat",)
     prompt = prompter().draw(dataset[0], dataset.classes.names, np.random.default_rng(0))
     assert prompt.caption == "cat ."
 
@@ -144,6 +147,31 @@ def test_boxes_are_clipped_and_those_without_an_area_are_dropped(tmp_path):
     )
     boxes = open_dataset(path)[0].boxes
     np.testing.assert_array_equal(boxes, [[0, 0, 4, 4], [5, 1, 8, 6]])
+
+
+def test_the_ground_truth_has_the_boxes_and_classes_of_the_examples(tmp_path):
+    path = write(
+        tmp_path,
+        detection(tmp_path, name="empty.png"),
+        detection(tmp_path, instance([-2, -1, 4, 4], 5), instance([3, 3, 3, 5], 2, "dog")),
+        grounding(tmp_path, region([1, 2, 3, 8], "a dog")),
+    )
+    truth = open_dataset(path).coco()
+    assert truth["images"][2] == {
+        "id": "high.png", "file_name": "high.png", "height": 8, "width": 6
+    }  # fmt: skip
+    said = [(a["image_id"], a["category_id"], a["bbox"]) for a in truth["annotations"]]
+    assert said == [("wide.png", 5, [0, 0, 4, 4]), ("high.png", 6, [1, 2, 2, 6])]
+    categories = [{"id": 2, "name": "dog"}, {"id": 5, "name": "cat"}, {"id": 6, "name": "a dog"}]
+    assert truth["categories"] == categories
+
+
+def test_worker_processes_get_no_ground_truth(tmp_path):
+    path = write(tmp_path, detection(tmp_path, instance([1, 2, 4, 4])))
+    dataset = open_dataset(path)
+    sent = pickle.dumps(dataset)
+    assert b"bbox" not in sent
+    assert pickle.loads(sent).coco() == dataset.coco()
 
 
 def bad(line: dict, **changes) -> dict:

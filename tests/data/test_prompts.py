@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from jaxseg.data import open_dataset
-from jaxseg.data.captions import class_prompts, evaluation_prompts, name_objects
+from jaxseg.data.captions import ask_classes, class_prompts, name_objects
 from jaxseg.data.classes import HOLE
 from jaxseg.data.dataset import Example
 from jaxseg.data.loader import Loader
-from jaxseg.data.prompts import UNNAMED, clean_name
+from jaxseg.data.prompts import UNNAMED, Prompter, Prompts, clean_name
 from jaxseg.data.transforms import RandomFlip
 from jaxseg.errors import UserError
 from tests.data.files import box, two_images
@@ -99,6 +99,14 @@ def test_classes_of_crowds_and_holes_are_not_called_absent():
         assert set(names(prompt)) == set(CLASSES) - {"dog"}
 
 
+def test_holes_cost_nothing_and_change_nothing():
+    holes = (HOLE,) * 500
+    for seed, negatives in enumerate(["fill", "vary"] * 10):
+        told = {"max_labels": 4, "negatives": negatives}
+        sparse = draw([0], seed, classes=(*CLASSES, *holes), **told)
+        assert sparse.caption == draw([0], seed, **told).caption
+
+
 def test_what_a_caption_has_no_room_for_is_dropped_with_its_objects():
     # Eight tokens: two ends, and two names of three tokens with their stops, or three of two.
     sizes = set()
@@ -115,10 +123,10 @@ def test_what_a_caption_has_no_room_for_is_dropped_with_its_objects():
     assert sizes == {2, 3}
 
 
-def test_negatives_end_where_the_text_does():
+def test_negatives_end_where_the_text_does(tokenizer):
     for seed in range(10):
         prompt = draw([1], seed, length=10)
-        assert prompter().tokenizer([prompt.caption]).counts[0] <= 10
+        assert tokenizer([prompt.caption]).counts[0] <= 10
         assert prompt.places.tolist() != [UNNAMED]
         assert len(names(prompt)) >= 2
 
@@ -176,6 +184,23 @@ def test_phrases_are_asked_for_alone_each_once():
     assert prompt.places[0] == prompt.places[1] != prompt.places[2]
 
 
+def test_phrases_keep_all_their_words():
+    phrases = ("The  man (left)", "a black_and/or white dog")
+    for seed in range(5):
+        prompt = draw([0, 1], seed, fields={"names": phrases, "exhaustive": False})
+        assert sorted(names(prompt)) == ["a black_and/or white dog", "the man (left)"]
+
+
+def test_names_of_other_classes_are_tidied_too():
+    prompt = draw([0], fields={"names": ("Bow_(weapon)",)})
+    assert prompt.caption == "bow ."
+
+
+def test_captions_without_a_vocabulary_are_refused():
+    with pytest.raises(UserError, match="captions need a vocabulary"):
+        Prompter(Prompts())
+
+
 def test_a_sentence_is_taken_as_it_is_with_the_words_that_are_annotated():
     asked, one = prompter(grounding="sentence"), example([1, 2, 0], **PHRASES)
     prompt = asked.draw(one, CLASSES, np.random.default_rng(0))
@@ -218,9 +243,8 @@ def equal(a, b) -> bool:
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b)))
 
 
-def test_a_batch_has_captions_of_one_length_and_targets_have_their_tokens():
+def test_a_batch_has_captions_of_one_length_and_targets_have_their_tokens(tokenizer):
     loader = load(shapes())
-    tokenizer = prompter().tokenizer
     for step in range(4):
         batch = loader.batch(step)
         assert batch.captions.ids.shape == (4, 64)
@@ -283,21 +307,20 @@ def test_rows_without_an_image_have_a_caption_of_nothing(tmp_path):
     assert batch.targets.mask.sum(1).tolist() == [1, 0, 0, 0]
 
 
-def test_evaluation_asks_for_all_classes_in_their_order():
-    asked = prompter()
-    found, ids = evaluation_prompts(
-        asked, open_dataset("synthetic:shapes", numbering="raw").classes
-    )
+def test_evaluation_asks_for_all_classes_in_their_order(tokenizer):
+    classes = open_dataset("synthetic:shapes", numbering="raw").classes
+    found, ids = ask_classes(classes, tokenizer, 64)
     assert ids == (1, 2, 3, 4, 5, 6)
     assert found.tokens.shape == (1, 6, 64)
     row = found.captions.ids[0]
-    said = [asked.tokenizer.decode(row[tokens]) for tokens in found.tokens[0]]
+    said = [tokenizer.decode(row[tokens]) for tokens in found.tokens[0]]
     assert said == ["circle", "square", "triangle", "star", "cross", "ring"]
 
 
 @pytest.mark.parametrize(("length", "at_once", "captions"), [(64, 3, 3), (14, None, 2)])
-def test_classes_too_many_for_a_caption_are_asked_for_in_several(length, at_once, captions):
-    tokenizer = prompter().tokenizer
+def test_classes_too_many_for_a_caption_are_asked_for_in_several(
+    length, at_once, captions, tokenizer
+):
     found = class_prompts(CLASSES, tokenizer, length, at_once=at_once)
     assert found.tokens.shape == (captions, len(CLASSES), length)
     assert (found.tokens.any(-1).sum(0) == 1).all()
@@ -306,11 +329,13 @@ def test_classes_too_many_for_a_caption_are_asked_for_in_several(length, at_once
         assert tokenizer.decode(found.captions.ids[caption][tokens[caption]]) == name
 
 
-def test_a_class_that_no_caption_holds_is_named():
-    with pytest.raises(UserError, match="the class 'stop sign' cannot be asked for: it has 2"):
-        class_prompts(["cat", "stop sign"], prompter().tokenizer, 4)
+def test_a_class_that_no_caption_holds_is_named(tokenizer):
+    with pytest.raises(UserError, match=r"the class 'Stop_Sign' has 3 tokens .* reads 2 at"):
+        class_prompts(["cat", "Stop_Sign"], tokenizer, 4)
+    with pytest.raises(UserError, match="nothing of the class ' ': say it in words"):
+        class_prompts(["cat", " "], tokenizer, 64)
     with pytest.raises(UserError, match="no classes"):
-        class_prompts([], prompter().tokenizer, 64)
+        class_prompts([], tokenizer, 64)
 
 
 def test_a_prompter_can_be_sent_to_another_process():

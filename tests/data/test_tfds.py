@@ -120,6 +120,31 @@ def test_splits_of_different_categories_are_refused(tmp_path):
         pack({"train": a, "val": b}, tmp_path / "packed")
 
 
+def lines(folder, *records) -> str:
+    path = folder / "all.jsonl"
+    Image.fromarray(picture(6, 8)).save(folder / "a.png")
+    about = {"filename": "a.png", "height": 6, "width": 8}
+    path.write_text("".join(json.dumps(about | record) + "\n" for record in records))
+    return str(path)
+
+
+def test_images_with_names_of_their_own_are_refused(tmp_path):
+    region = {"bbox": [1, 1, 4, 4], "phrase": "a cat"}
+    path = lines(tmp_path, {"grounding": {"caption": "a cat", "regions": [region]}})
+    with pytest.raises(UserError, match="split val has images with phrases .* keeps classes alone"):
+        pack({"val": open_dataset(path)}, tmp_path / "packed")
+    assert not (tmp_path / "packed").exists()
+
+
+def test_odvg_with_classes_is_packed(tmp_path):
+    box = {"bbox": [1, 1, 4, 4], "label": 3, "category": "cat"}
+    source = open_dataset(lines(tmp_path, {"detection": {"instances": [box]}}))
+    pack({"train": source}, tmp_path / "packed")
+    packed = open_dataset(tmp_path / "packed")
+    assert packed.classes == source.classes
+    np.testing.assert_array_equal(packed[0].boxes, source[0].boxes)
+
+
 def prepare(folder, with_boxes=True):
     """A data set that somebody else prepared, with no more than TFDS's own conventions."""
     tfds = import_tfds()

@@ -42,6 +42,36 @@ def example(height=6, width=8, boxes=((1, 2, 4, 5), (0, 0, 8, 6))) -> Example:
     )
 
 
+CAPTION = "Left: a man, right of the leftmost cup on HIS LEFT"
+PHRASES = {
+    "caption": CAPTION,
+    "names": ("a man", "the leftmost cup on HIS LEFT"),
+    "spans": (((6, 11),), ((22, 38), (39, 50))),
+    "exhaustive": False,
+}
+
+
+def words(example) -> list[list[str]]:
+    return [[example.caption[begin:end] for begin, end in span] for span in example.spans]
+
+
+def test_a_mirrored_image_is_told_with_left_and_right_exchanged():
+    source = replace(example(), **PHRASES)
+    flipped = Flip()(source)
+    assert flipped.caption == "Right: a man, left of the leftmost cup on HIS RIGHT"
+    assert flipped.names == ("a man", "the leftmost cup on HIS RIGHT")
+    assert words(source) == [["a man"], ["the leftmost cup", "on HIS LEFT"]]
+    assert words(flipped) == [["a man"], ["the leftmost cup", "on HIS RIGHT"]]
+    again = Flip()(flipped)
+    assert (again.caption, again.names, again.spans) == (CAPTION, source.names, source.spans)
+    upside_down = Flip("vertical")(source)
+    assert (upside_down.caption, upside_down.names) == (CAPTION, source.names)
+
+
+def test_classes_keep_their_names_in_a_mirrored_image():
+    assert Flip()(replace(example(), names=("left shoe", "sock"))).names == ("left shoe", "sock")
+
+
 @pytest.mark.parametrize(
     ("size", "short", "long", "expected"),
     [

@@ -1,11 +1,13 @@
 """Referring expressions: accuracy by hand, the data set's mistakes, and the boxes of the model."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 
 from jaxseg.data import open_dataset
+from jaxseg.data.mixture import Mixture
 from jaxseg.errors import UserError
 from jaxseg.eval.expressions import make_expression_evaluator
 from jaxseg.eval.referring import referring_table
@@ -112,6 +114,12 @@ def test_a_file_is_a_data_set_of_one_expression_an_image(file):
     np.testing.assert_array_equal(example.image, dataset[2].image)
     assert [a["category_id"] for a in dataset.coco()["annotations"]] == [1, 1, 1]
     assert dataset.without_masks().captions == dataset.captions
+    assert b"bbox" not in pickle.dumps(dataset)  # workers need no ground truth
+
+
+def test_a_mixture_of_expressions_has_names_by_image(file):
+    parts = [(open_dataset(f"refcoco:{file}"), 1.0)] * 2
+    assert Mixture(parts).names_by_image
 
 
 @pytest.mark.parametrize(

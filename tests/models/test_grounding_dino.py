@@ -7,36 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg.losses.criterion import FirstStage, SetCriterion, TokenClasses
 from jaxseg.models import build
 from jaxseg.models.grounding_dino import class_detections, class_scores, class_shares
-from jaxseg.models.grounding_dino.grounding_dino import GroundingDino
+from jaxseg.models.grounding_dino.fusion import Fusion
 from jaxseg.params import abstract_params, count, flatten, unflatten
 from jaxseg.structures import ABSENT, Captions, DetectorOutput, Features, Targets
 from jaxseg.text.spans import encode_captions
 from tests import weights
+from tests.models.small_grounding import CRITERION, small
 from tests.models.test_detr import images, noise
 from tests.quick import quick_jit
 
-SMALL = {
-    "stem": 16, "width": 32, "num_heads": 4, "feedforward": 48, "encoder_layers": 2,
-    "decoder_layers": 2, "num_levels": 3, "num_queries": 11, "fusion_width": 32,
-    "text_feedforward": 48, "bert_layers": 1, "bert_width": 16, "bert_heads": 2,
-    "bert_feedforward": 32,
-}  # fmt: skip
 TEXTS = ["a cat. hot dog.", "zebra."]
-CRITERION = SetCriterion(
-    classes=TokenClasses(),
-    loss_ce=2.0,
-    giou_epsilon=1e-6,
-    nonfinite_cost=0.0,
-    first_stage=FirstStage("interm"),
-)
-
-
-def small(**fields) -> GroundingDino:
-    model = build("grounding_dino.tiny", **SMALL | fields)
-    return model.clone(backbone=model.backbone.clone(depths=(1, 1, 1, 1)))
 
 
 def told(tokenizer, texts, pad_to=None) -> Captions:
@@ -189,6 +171,20 @@ def test_images_without_objects_have_finite_losses_and_gradients(params, tokeniz
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
         # Nothing found is still said of every token.
         assert abs(gradient["feat_map"]["kernel"]).max() > 0
+
+
+def test_on_an_exact_canvas_padding_does_not_reach_the_words_however_large_scores_are():
+    rng = np.random.default_rng(0)
+    image, text = (jnp.asarray(rng.normal(size=(1, n, 16)), jnp.float32) for n in (20, 5))
+    fusion = Fusion(num_heads=2, width=16)
+    masks = (jnp.arange(20)[None] < 11, jnp.ones((1, 5), bool))
+    drawn = weights.draw(fusion, image, text, *masks)
+    for name in ("v_proj", "l_proj"):
+        drawn["attn"][name]["kernel"] = drawn["attn"][name]["kernel"] * 300
+    wanted = fusion.apply({"params": drawn}, image[:, :11], text, masks[0][:, :11], masks[1], True)
+    found = fusion.apply({"params": drawn}, image, text, *masks, True)
+    np.testing.assert_allclose(found[1], wanted[1], atol=1e-5)
+    np.testing.assert_allclose(found[0][:, :11], wanted[0], atol=1e-5)
 
 
 def test_rematerialised_layers_compute_the_same(params, tokenizer):

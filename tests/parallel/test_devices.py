@@ -16,6 +16,7 @@ def said(tmp_path_factory):
         "loss and gradients",
         "parameters and moments are split",
         "saved on 8, resumed on 1 and 4",
+        "loss and gradients of what is told",
     ],
 )
 def test_eight_devices_equal_one(said, promise):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from jaxseg.errors import UserError
-from jaxseg.predict import GroundedDetector, grounded, words
+from jaxseg.ops.nms import nms
+from jaxseg.predict import GroundedDetector
 from jaxseg.predict.grounded import Finder, Row
 from jaxseg.predict.phrases import Pass, Wanted, plan
 from jaxseg.predict.result import NotFinite
@@ -188,7 +189,7 @@ def test_unicode_and_marks_are_names_like_others(name, tokenizer):
         (["cat", "?."], "name 1 to look for must be a word or more; got '\\?.'"),
         (["cat", "very " * 260], "has 261 tokens with its full stop, and the model reads 254"),
         (". ".join(["cat", "very " * 260]), "has 261 tokens with its full stop"),
-        (["cat", "\u200b"], "the model can read nothing of '\\\\u200b': name it in words"),
+        (["cat", "\u200b"], "can read nothing of the name '\\\\u200b': say it in words"),
         ("cat. \u200b.", "the model can read nothing of '\\\\u200b'"),
     ],
 )
@@ -302,6 +303,43 @@ def test_damaged_weights_are_reported(detector):
         assert len(damaged(IMAGES[0], CAPTION)) == 0
 
 
+def told(detector, monkeypatch, boxes, scores):
+    """The detector, as if the model's queries were so sure that these boxes are cats."""
+    rows = np.zeros((len(boxes), 4), np.float32)  # [CLS] cat . [SEP]
+    rows[:, 1] = scores
+    told = copy.copy(detector)
+    answer = Row(rows, np.asarray(boxes, np.float32))
+    monkeypatch.setattr(told, "_rows", lambda group, *_: iter([answer] * len(group)))
+    return told
+
+
+def test_of_boxes_that_overlap_the_surest_stays_whatever_they_are_called(detector, monkeypatch):
+    boxes = [[0, 0, 20, 20], [0, 0, 20, 18], [0, 0, 20, 9], [40, 0, 60, 20], [41, 0, 60, 20]]
+    found = told(detector, monkeypatch, boxes, [0.9, 0.8, 0.7, 0.6, 0.5])
+    assert len(found(IMAGES[0], "cat.")) == 5
+    for iou, kept in ((0.8, [0, 2, 3]), (0.4, [0, 3]), (1.0, [0, 1, 2, 3, 4])):
+        found.nms_iou = iou
+        for one in found(IMAGES[:2], "cat."):
+            np.testing.assert_array_equal(one.boxes, np.asarray(boxes, np.float32)[kept])
+            assert len(one.names) == len(one.text_labels) == len(kept)
+
+
+def test_boxes_of_different_names_and_passes_suppress_each_other(detector, weights):
+    plain = detector(IMAGES[1], NAMES, 0.0)
+    few = GroundedDetector(*weights, CONFIG, buckets=[(64, 96)], length=32, nms_iou=0.3)
+    found = few(IMAGES[1], NAMES, 0.0)
+    keep = np.asarray(nms(plain.boxes, plain.scores, 0.3))
+    assert 1 < keep.sum() < len(plain)
+    np.testing.assert_allclose(found.boxes, plain.boxes[keep], atol=1e-4)
+    assert len(few(IMAGES[1], NAMES, 1.0)) == 0
+
+
+@pytest.mark.parametrize("iou", [7, -0.1, float("nan")])
+def test_an_overlap_that_is_no_share_is_refused(weights, iou):
+    with pytest.raises(UserError, match=r"nms_iou must lie in \[0, 1\]"):
+        GroundedDetector(*weights, CONFIG, nms_iou=iou)
+
+
 @pytest.mark.parametrize("option", ["box_threshold", "text_threshold"])
 def test_a_threshold_that_is_no_share_is_refused(detector, option):
     with pytest.raises(UserError, match=rf"{option} must lie in \[0, 1\]; got 7"):
@@ -331,7 +369,3 @@ def test_weights_bring_their_vocabulary_or_are_given_one(detector, tmp_path, mon
     )
     with pytest.raises(UserError, match="the weights hold no vocabulary"):
         GroundedDetector.from_pretrained(folder)
-
-
-def test_commands_have_the_detectors_thresholds():
-    assert (words.BOX, words.WORDS) == (grounded.BOX, grounded.WORDS)

@@ -1,5 +1,6 @@
 """`jaxseg predict --text` and `jaxseg label`: what they write, resume and refuse."""
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -43,7 +44,11 @@ def read_and_compile_once():
     def open_words(args, weights):
         finder = whole(args, weights)
         own = getattr(finder, "detector", finder)
-        detector = models.setdefault((args.weights, args.vocab, args.batch_size), own)
+        key = (args.weights, args.vocab, args.batch_size, args.nms_iou)
+        detector = models.setdefault(key[:3], own)
+        if detector.nms_iou != own.nms_iou:
+            detector = models.setdefault(key, copy.copy(detector))
+            detector.nms_iou = own.nms_iou
         if own is finder:
             return detector
         finder.detector = detector
@@ -141,6 +146,19 @@ def test_masks_of_words_are_drawn_by_segment_anything(weights, sam, images, tmp_
     assert 0 < few < sum(len(record["objects"]) for record in records)
 
 
+def test_overlapping_boxes_are_left_out_without_masks_too(weights, images, tmp_path):
+    for name, own in (("all", []), ("few", ["--nms-iou", "0.01"])):
+        assert predict(weights, images, tmp_path / name, "--text", *NAMES, *own) == 0
+        assert label(weights, images, tmp_path / f"{name}.json", *own) == 0
+    counts = [
+        len(json.loads((tmp_path / f"{x}.json").read_text())["annotations"]) for x in ("all", "few")
+    ]
+    assert counts == [
+        sum(len(one["objects"]) for one in listing(tmp_path / x)) for x in ("all", "few")
+    ]
+    assert 0 < counts[1] < counts[0]
+
+
 TEXT = ["--text", "cat"]
 
 
@@ -164,8 +182,7 @@ TEXT = ["--text", "cat"]
         ("words", [*TEXT, "--points", "5,5"], "--points prompts Segment Anything and --text"),
         ("words", [*TEXT, "--boxes", "1,1,2,2"], "--boxes prompts Segment Anything and --text"),
         ("words", [*TEXT, "--panoptic", "{tmp}/s.json"], "divides no scene: leave --panoptic"),
-        ("words", [*TEXT, "--nms-iou", "0.5"], "--nms-iou is of boxes that get masks"),
-        ("words", [*TEXT, "--sam", "{sam}", "--nms-iou", "5"], "--nms-iou must lie in [0, 1]"),
+        ("words", [*TEXT, "--nms-iou", "5"], "--nms-iou must lie in [0, 1]"),
         ("words", [*TEXT, "--box-threshold", "5"], "--box-threshold must lie in [0, 1]; got 5"),
         ("words", [*TEXT, "--text-threshold", "5"], "--text-threshold must lie in [0, 1]; got 5"),
         ("words", [*TEXT, "--threshold", "5"], "--threshold must lie in [0, 1]; got 5"),
@@ -371,7 +388,7 @@ def test_other_settings_or_somebody_elses_files_are_never_mixed_or_lost(
         (["--out", "{images}"], "is a folder: name a file"),
         (["--out", "{images}/b.jpg/x.json"], "b.jpg, which is a file"),
         (["--batch-size", "0"], "--batch-size must be 1 or more; got 0"),
-        (["--nms-iou", "0.5"], "--nms-iou is of boxes that get masks"),
+        (["--nms-iou", "5"], "--nms-iou must lie in [0, 1]; got 5"),
         (["--box-threshold", "2"], "--box-threshold must lie in [0, 1]; got 2"),
         (["--text", "cat", "dog", "Cat"], "--text names 'cat' 2 times"),
         (["--text", " "], "the caption must name something"),

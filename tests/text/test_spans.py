@@ -7,6 +7,8 @@ from jaxseg.errors import UserError
 from jaxseg.text.spans import (
     caption_of,
     encode_captions,
+    name_costs,
+    pack_names,
     phrase_of,
     phrase_spans,
     positive_map,
@@ -99,6 +101,32 @@ def test_a_caption_of_names_knows_where_every_word_stands():
     assert caption_of(["a", "b"], separator=". ", end=".")[0] == "a. b."
     assert caption_of([]) == ("", [])
     assert caption_of(["", " "]) == ("", [[], []])
+
+
+def test_names_are_packed_in_order_as_many_as_a_caption_holds(tokenizer):
+    names = ["hot dog", "cat", "", "traffic light", "dog", "zebra"]
+    assert name_costs(tokenizer, names).tolist() == [3, 2, 1, 3, 2, 2]
+    names.remove("")
+    for length, at_once, wanted in (
+        (14, None, [range(5)]),
+        (13, None, [range(4), range(4, 5)]),
+        (7, None, [range(2), range(2, 4), range(4, 5)]),
+        (5, None, [range(1), range(1, 2), range(2, 3), range(3, 4), range(4, 5)]),
+        (14, 2, [range(2), range(2, 4), range(4, 5)]),
+        (14, 5, [range(5)]),
+    ):
+        chunks = pack_names(tokenizer, names, length, at_once=at_once)
+        assert chunks == wanted
+        for chunk in chunks:
+            caption, _ = caption_of([names[i] for i in chunk])
+            assert tokenizer([caption]).ids.shape[1] <= length
+
+
+def test_a_name_that_no_caption_holds_is_told(tokenizer):
+    with pytest.raises(UserError, match=r"the name 'hot dog' has 3 tokens .* reads 2 at a time"):
+        pack_names(tokenizer, ["cat", "hot dog"], 4)
+    with pytest.raises(UserError, match="nothing of the class 'B': say it in words"):
+        pack_names(tokenizer, ["cat", " "], what=["the class 'A'", "the class 'B'"])
 
 
 def test_a_dog_is_no_hot_dog(tokenizer):

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models
 
 from jaxseg.errors import UserError
 from jaxseg.text.vocabulary import open_vocabulary
-from jaxseg.vocabularies import load_tokenizer
+from jaxseg.vocabularies import load_tokenizer, locate_vocabulary
 from tests.vocabulary import FOLDER, package_file
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "?", "cat", "##s"]
@@ -52,6 +52,12 @@ def test_an_id_is_read_from_the_hubs_cache(hub_folder, vocabulary):
     assert load_tokenizer(vocabulary).length == len(PIECES)
     with pytest.raises(UserError, match="lab/other is not in the local cache and offline mode"):
         load_tokenizer("lab/other")
+
+
+def test_an_id_is_the_file_in_its_snapshot(hub_folder, vocabulary):
+    shutil.copy(vocabulary, hub_folder)
+    assert locate_vocabulary("lab/bert") == hub_folder / "vocab.txt"
+    assert locate_vocabulary(vocabulary.parent) == vocabulary
 
 
 def test_a_repository_without_a_vocabulary_is_told(hub_folder):

@@ -12,8 +12,8 @@ from jaxseg.models.detr.decoder import Decoder
 from jaxseg.models.detr.encoder import Encoder
 from jaxseg.nn.layers import GroupNorm
 from jaxseg.nn.position import SinePosition
-from jaxseg.params import flatten
-from jaxseg.structures import Batch, DetectorOutput, Features, Images, Targets
+from jaxseg.params import abstract_inputs, flatten
+from jaxseg.structures import Batch, Captions, DetectorOutput, Features, Images, Targets
 from jaxseg.train.optim import Ema, Optimizer
 from jaxseg.train.schedule import Schedule
 from jaxseg.train.state import initial_state
@@ -103,9 +103,28 @@ class Batches:
             yield draw_batch(self.seed, step, self.rows, size, first, self.count)
 
 
+def draw_told_batch(seed, step, rows=8, tokens=8):
+    """The same with captions of two phrases, of which the labels 0 and 1 are the names."""
+    batch = draw_batch(seed, step, rows)
+    rng = np.random.default_rng((seed, step, 1))
+    phrase = np.asarray([0, 1, 1, 1, 2, 2, 2, 3])
+    captions = Captions(
+        ids=rng.integers(5, 90, (rows, tokens)).astype(np.int32),
+        mask=np.ones((rows, tokens), bool),
+        attend=np.tile(phrase[:, None] == phrase, (rows, 1, 1)),
+        positions=np.tile(np.asarray([0, 0, 1, 2, 0, 1, 2, 0], np.int32), (rows, 1)),
+    )
+    labels = batch.targets.labels % 2
+    named = phrase == labels[..., None] + 1
+    targets = batch.targets.replace(labels=labels, tokens=named)
+    return batch.replace(captions=captions, targets=targets)
+
+
 def init_params(model, seed=0):
     images = Images(jnp.zeros((1, SIZE, SIZE, 3)), jnp.ones((1, SIZE, SIZE), bool))
-    return model.init(jax.random.key(seed), images)["params"]
+    captions = abstract_inputs(model)[1:]
+    captions = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), captions)
+    return model.init(jax.random.key(seed), images, *captions)["params"]
 
 
 class Parts:

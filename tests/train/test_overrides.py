@@ -3,6 +3,7 @@ import dataclasses
 import jax.numpy as jnp
 import pytest
 
+from jaxseg.data.prompts import Prompts
 from jaxseg.data.transforms import RandomFlip
 from jaxseg.errors import UserError
 from jaxseg.models import detr
@@ -49,6 +50,12 @@ def test_a_value_is_read_as_its_field_says(override, name, value):
     assert type(found[name]) is type(value)
 
 
+def test_none_takes_the_place_of_a_whole_part():
+    told = dataclasses.replace(BASE, data=dataclasses.replace(BASE.data, prompts=Prompts("v.txt")))
+    assert apply_overrides(told, ["data.prompts=none"]) == BASE
+    assert apply_overrides(BASE, ["model=none"]).model is None
+
+
 def test_the_last_override_wins():
     assert changed("epochs=3", "epochs=4") == {"epochs": 4.0}
 
@@ -68,6 +75,8 @@ def test_the_dtype_of_a_module_is_that_of_its_parts():
         ("model.decodr.x=1", r"did you mean model.decoder\?.*model has backbone, canvas, decoder"),
         ("data.val.x=1", "data.val is 'b.json' and has no parts"),
         ("model=3", "model has parts: override one of model.backbone"),
+        ("data.transform=none", "data.transform has parts"),
+        ("model=3", "or set it to none"),
         ("steps=2.5", "steps must be a whole number or none; got '2.5'"),
         ("steps=nan", "steps must be a whole number or none"),
         ("epochs=1e999", "epochs must be a number"),

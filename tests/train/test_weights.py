@@ -5,8 +5,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jaxseg import models
 from jaxseg.checkpoints import ImageConfig, save_pretrained
 from jaxseg.data.classes import Classes
+from jaxseg.data.prompts import Prompts
 from jaxseg.errors import UserError
 from jaxseg.models import detr
 from jaxseg.params import abstract_params
@@ -68,3 +70,25 @@ def test_a_run_that_goes_on_reads_no_weights(trained):
 def test_a_dtype_that_is_no_float_is_refused():
     with pytest.raises(UserError, match="dtype must be float32"):
         check_settings(experiment(dtype=jnp.int8))
+
+
+def told(**fields):
+    data = Data(train="", transform=None, buckets=(), prompts=Prompts("vocab.txt"))
+    return Experiment(data=data, **fields)
+
+
+def test_a_bert_of_full_size_does_not_begin_at_random_unasked():
+    large = models.build("grounding_dino.tiny", bert_layers=12)
+    with pytest.raises(UserError, match="text=google-bert/bert-base-uncased"):
+        resolve_model(told(model=large), CLASSES)
+    for start in (told(model=large, text="random"), told(model=models.grounding_dino.tiny())):
+        assert resolve_model(start, CLASSES).initial is None
+
+
+def test_text_is_for_models_that_read_and_not_beside_init():
+    model = detr.tiny(num_classes=2)
+    data = Data(train="", transform=None, buckets=())
+    with pytest.raises(UserError, match="a Detr has none: leave it out"):
+        resolve_model(Experiment(model=model, data=data, text="bert"), CLASSES)
+    with pytest.raises(UserError, match="give init or text, not both"):
+        check_settings(experiment(init="weights", text="bert"))

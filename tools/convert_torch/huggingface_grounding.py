@@ -32,7 +32,6 @@ GROUNDING = Fields(
         "num_queries": ("num_queries", 900),
         "num_feature_levels": ("num_levels", 4),
         "encoder_n_points": ("num_points", 4),
-        "dropout": ("dropout", 0.1),
         "fusion_droppath": ("fusion_drop_path", 0.1),
     },
     twins={
@@ -57,8 +56,9 @@ GROUNDING = Fields(
         *("d_model", "encoder_attention_heads", "encoder_ffn_dim", "num_queries"),
         *("num_feature_levels", "encoder_n_points"),
     ),
+    # Its dropout acts in training, where the original's is 0, and so is ours.
     others=(
-        *("text_config", "text_enhancer_dropout", "fusion_dropout", "focal_alpha"),
+        *("dropout", "text_config", "text_enhancer_dropout", "fusion_dropout", "focal_alpha"),
         *("disable_custom_kernels",),
     ),
 )
@@ -177,7 +177,6 @@ def write_grounding_config(model: GroundingDino) -> dict[str, Any]:
         "num_queries": model.num_queries,
         "num_levels": levels,
         "num_points": encoder.num_points,
-        "dropout": encoder.dropout,
         "fusion_drop_path": encoder.drop_path,
         "bert_layers": bert.num_layers,
         "bert_width": bert.width,
@@ -191,6 +190,7 @@ def write_grounding_config(model: GroundingDino) -> dict[str, Any]:
         "model_type": "grounding-dino",
         **fields,
         **{twin: fields[other] for twin, other in GROUNDING.twins.items()},
+        "dropout": encoder.dropout,
         **_first(GROUNDING.fixed, ("activation_function", "layer_norm_eps", "max_text_len")),
         "text_config": _first(BERT_FIXED, BERT_FIXED)
         | {theirs: values[ours] for theirs, (ours, _) in BERT.items()}

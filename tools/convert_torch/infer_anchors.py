@@ -240,7 +240,13 @@ def _grounding(state, args, file_name, heads) -> tuple[str, dict[str, Any], list
         kwargs["selection"] = "static"
     if not args.get("sub_sentence_present", True):
         kwargs["text_level"] = "word"
-    return "grounding_dino.swin_t", kwargs, []
+    # Of the published widths the heads are known.
+    assumed = []
+    if kwargs["bert_width"] != 768:
+        assumed.append(f"bert_heads={kwargs['bert_heads']}")
+    if kwargs["width"] != 256:
+        assumed += ["text_heads=4", "fusion_heads=4"]
+    return "grounding_dino.swin_t", kwargs, [f"{x} (its shapes cannot tell)" for x in assumed]
 
 
 def shares_heads(state: State) -> bool:

@@ -45,7 +45,7 @@ from jaxseg_convert_torch.huggingface_writer import (
     write_config,
 )
 from jaxseg_convert_torch.infer import infer_detr
-from jaxseg_convert_torch.infer_anchors import FAMILIES, infer_anchors, shares_heads
+from jaxseg_convert_torch.infer_anchors import BERT_HEAD, FAMILIES, infer_anchors, shares_heads
 from jaxseg_convert_torch.infer_clip import ACTIVATION, HEAD, infer_clip
 from jaxseg_convert_torch.infer_clip import EPSILON as CLIP_EPSILON
 from jaxseg_convert_torch.infer_sam import OFFICIAL_EPSILON, infer_sam
@@ -185,6 +185,11 @@ def write_official(
     state = revert(TABLES[form], pretrained.params, origin)
     write_state_dict(state, path)
     _compare_epsilon(pretrained.model, EPSILON, "the original", say)
+    if isinstance(pretrained.model, GroundingDino) and (hidden := hidden_parts(pretrained.model)):
+        say(
+            f"no tensor shows {', '.join(hidden)}, which official models have otherwise: {path} is "
+            "read as a model without"
+        )
     if getattr(pretrained.model.backbone, "dilation", False):
         say(
             f"no tensor shows that the backbone is dilated, nor what follows from it: name the "
@@ -304,6 +309,19 @@ def _write_grounding_folder(pretrained: Pretrained, folder: Path, say) -> int:
     _write_folder(folder, state, config, preprocessor, pretrained.vocabulary)
     _compare_epsilon(model, GROUNDING_EPSILON, "transformers'", say)
     return len(state)
+
+
+def hidden_parts(model: GroundingDino) -> list[str]:
+    """What of a model is other than in the official ones, and in no tensor's shape."""
+    encoder, bert = model.encoder, model.bert
+    others = {
+        f"text_level={model.text_level!r}": model.text_level != "sub_sentence",
+        f"bert_heads={bert.num_heads}": bert.num_heads != max(1, bert.width // BERT_HEAD),
+        f"num_heads={encoder.num_heads}": encoder.num_heads != 8,
+        f"text_heads={encoder.text_heads}": encoder.text_heads != 4,
+        f"fusion_heads={encoder.fusion_heads}": encoder.fusion_heads != 4,
+    }
+    return [what for what, there in others.items() if there]
 
 
 def _write_folder(folder: Path, state, config, preprocessor, vocabulary=None) -> None:

@@ -100,7 +100,9 @@ class BiAttention(nn.Module):
         scores = jnp.maximum(scores - best, -LIMIT)
 
         to_image = jnp.where(text_mask[:, None, None], scores, MASKED)
-        to_text = jnp.maximum(scores - scores.max(2, keepdims=True), -LIMIT)
+        seen = mask[:, None, :, None] if exact else None  # the original's maximum is of padding too
+        highest = scores.max(2, keepdims=True, where=seen, initial=-LIMIT)
+        to_text = jnp.maximum(scores - highest, -LIMIT)
         to_text = jnp.where(mask[:, None, :, None], to_text, MASKED)
         to_image = jax.nn.softmax(to_image, 3).astype(self.dtype)
         to_text = jax.nn.softmax(to_text, 2).astype(self.dtype)
