@@ -84,7 +84,7 @@ class OdvgDataset:
     caption they are, as `Example.spans`.
 
     Attributes:
-      classes: of detection, numbered apart from phrases; of a file of phrases alone, all of them.
+      classes: of detection; a file of phrases alone has none.
       sizes, image_ids: as every data set has them; an image's id is its file name, with the line
         where a file has several.
       names_by_image: whether there are images with phrases.
@@ -103,10 +103,9 @@ class OdvgDataset:
         self._captions = [line.caption for line in lines]
         self._spans = [spans for line in lines for spans in line.spans]
         self.names_by_image = any(caption is not None for caption in self._captions)
-        # A phrase of one image is no class of another. Phrases come last.
+        # A phrase of one image is no class of another. The table's labels of phrases come last.
         classes = [category for category in content["categories"] if not category["phrase"]]
-        whole = self._table.classes
-        self.classes = Classes.from_categories(classes, numbering) if classes else whole
+        self.classes = Classes.from_categories(classes, numbering) if classes else Classes((), ())
 
     @property
     def sizes(self) -> np.ndarray:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from flax import linen as nn
 
+from jaxseg import hub
 from jaxseg.checkpoints import HUB_ID
 from jaxseg.data.prompts import Prompts
 from jaxseg.errors import UserError
-from jaxseg.hub import fetch_vocabulary
 from jaxseg.text.vocabulary import ALLOWED, find_vocabulary, open_vocabulary
 from jaxseg.train.check_sets import check_captions
 from jaxseg.train.experiment import Experiment
@@ -53,4 +53,4 @@ def _beside(init: str) -> Path | None:
     """The vocabulary of weights, which need not be read for it."""
     if Path(init).exists() or not HUB_ID.fullmatch(init):
         return find_vocabulary(Path(init))
-    return find_vocabulary(fetch_vocabulary(init))
+    return find_vocabulary(hub.fetch_vocabulary(init))

@@ -134,6 +134,14 @@ def test_a_file_may_hold_both_kinds_and_phrases_are_no_classes(tmp_path):
     assert prompt.caption == "cat ."
 
 
+def test_an_image_without_objects_is_asked_for_no_other_images_phrases(tmp_path):
+    path = write(tmp_path, detection(tmp_path), grounding(tmp_path, region([0, 0, 3, 3], "a dog")))
+    dataset = open_dataset(path)
+    assert dataset.classes.names == ()
+    prompt = prompter().draw(dataset[0], dataset.classes.names, np.random.default_rng(0))
+    assert prompt.caption == "."
+
+
 def test_boxes_are_clipped_and_those_without_an_area_are_dropped(tmp_path):
     path = write(
         tmp_path,

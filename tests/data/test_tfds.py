@@ -131,7 +131,9 @@ def lines(folder, *records) -> str:
 def test_images_with_names_of_their_own_are_refused(tmp_path):
     region = {"bbox": [1, 1, 4, 4], "phrase": "a cat"}
     path = lines(tmp_path, {"grounding": {"caption": "a cat", "regions": [region]}})
-    with pytest.raises(UserError, match="split val has images with phrases .* keeps classes alone"):
+    with pytest.raises(
+        UserError, match=r"split val has images with phrases .* keeps classes alone"
+    ):
         pack({"val": open_dataset(path)}, tmp_path / "packed")
     assert not (tmp_path / "packed").exists()
 

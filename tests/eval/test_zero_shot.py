@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from jaxseg import cli
+from jaxseg.checkpoints import from_pretrained, save_pretrained
 from jaxseg.data.captions import ask_classes
 from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError
 from jaxseg.predict import GroundedDetector
 from tests.eval.told import evaluate, save_coco
-from tests.predict.small_words import save_words
+from tests.predict.small_words import FIELDS, NAME, save_words, small_words, vocabulary
 from tests.predict.tiny import save_tiny
 
 ODD = ["T-shirt", "dog (toy)", "traffic_light", "Dog"]
@@ -78,6 +79,17 @@ def test_the_scores_are_those_of_the_names_words(tmp_path, monkeypatch, capsys):
     records = json.loads(results.read_text())
     np.testing.assert_allclose([r["score"] for r in records], wanted, atol=1e-4)
     assert {r["category_id"] for r in records} == {10, 20, 30}
+
+
+def test_weights_say_how_long_their_captions_are(tmp_path):
+    _, params, _ = small_words()
+    about = {"vocabulary": vocabulary(), "text_length": 32, "probe": False}
+    save_pretrained(tmp_path / "words", NAME, FIELDS, params, **about)
+    assert from_pretrained(tmp_path / "words").text_length == 32
+    load = GroundedDetector.from_pretrained
+    assert load(tmp_path / "words").length == 32
+    assert load(tmp_path / "words", length=64).length == 64
+    assert load(save_words(tmp_path / "plain")).length == 256
 
 
 def test_a_data_set_without_objects_has_no_numbers_and_no_mistake(tmp_path, monkeypatch, capsys):

@@ -3,20 +3,24 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxseg import models
+from jaxseg import hub, models
 from jaxseg.checkpoints import from_pretrained
 from jaxseg.data import open_dataset
-from jaxseg.data.captions import class_prompts, evaluation_prompts
+from jaxseg.data.captions import ask_classes, class_prompts
 from jaxseg.data.coloured import HELD_OUT, NAMES
 from jaxseg.data.transforms import RandomFlip
 from jaxseg.errors import UserError
+from jaxseg.eval import prepare as command
+from jaxseg.eval import told
 from jaxseg.eval.build import make_evaluator
+from jaxseg.eval.expressions import make_expression_evaluator
 from jaxseg.eval.prompted import detect_classes
 from jaxseg.losses.criterion import SetCriterion, SoftmaxClasses, TokenClasses
 from jaxseg.models.grounding_dino import class_shares
@@ -27,7 +31,9 @@ from jaxseg.train.experiment import Data, Experiment
 from jaxseg.train.optim import Optimizer
 from jaxseg.train.overrides import apply_overrides, settings
 from jaxseg.train.session import prepare
-from tests.data.words import prompter, prompts, vocabulary
+from jaxseg.train.vocabulary import prompts_for
+from tests.data.words import prompts, vocabulary
+from tests.eval.told import save_coco, save_images, weights
 from tests.quick import quick_jit
 from tests.train.config import CONFIG
 from tests.train.small import small_detr
@@ -113,6 +119,117 @@ def test_one_evaluation_keeps_its_plain_names():
     assert session.val_set is session.val_sets[""]
 
 
+@pytest.fixture
+def expressions(tmp_path) -> str:
+    images = save_images(tmp_path / "images", 3)
+    content = {
+        "images": [image | {"caption": "the man on the left"} for image in images],
+        "annotations": [{"id": i, "image_id": i, "bbox": [2, 2, 28, 28]} for i in (1, 2, 3)],
+    }
+    (tmp_path / "said.json").write_text(json.dumps(content))
+    return f"refcoco:{tmp_path / 'said.json'}"
+
+
+@pytest.fixture
+def phrases(tmp_path) -> str:
+    folder = tmp_path / "phrases"
+    (image,) = save_images(folder, 1)
+    region = {"bbox": [2, 2, 28, 28], "phrase": "a man"}
+    about = {"filename": image["file_name"], "height": 32, "width": 32}
+    line = about | {"grounding": {"caption": "a man", "regions": [region]}}
+    (folder / "all.jsonl").write_text(json.dumps(line))
+    return f"odvg:{folder / 'all.jsonl'}"
+
+
+def test_expressions_are_judged_by_their_accuracy(expressions, tokenizer):
+    val = {"said": expressions, "seen": SETS["seen"]}
+    session = prepare(experiment(val=val, metric="said/accuracy_1"))
+    assert session.classes.names == NAMES
+    params = session.create_state().params
+    values = session.evaluator()(params, 0, lambda: None)
+    assert next(iter(values)) == "said/accuracy_1"
+    assert "seen/AP" in values
+    image = session.experiment.data.image
+    dataset = open_dataset(expressions)
+    own = make_expression_evaluator(Told(), dataset, tokenizer, image=image, length=128)(params)
+    names = [f"accuracy_{rank}" for rank in (1, 5, 10)]
+    assert [values[f"said/{name}"] for name in names] == [own[name] for name in names]
+    with pytest.raises(UserError, match="of referring expressions metric is one of accuracy_1"):
+        prepare(experiment(val=val, metric="said/AP"))
+
+
+def test_phrases_of_single_images_cannot_be_judged(phrases):
+    for val in (phrases, {"own": phrases, "seen": SETS["seen"]}):
+        with pytest.raises(
+            UserError, match=r"has phrases, each of one image alone.*data\.val=odvg"
+        ):
+            prepare(experiment(val=val))
+    with pytest.raises(UserError, match="has phrases, each of one image alone"):
+        command.prepare("told", weights()).evaluator(open_dataset(phrases))
+
+
+def test_expressions_and_phrases_are_not_for_models_with_classes(expressions, phrases):
+    plain = {"prompts": None, "model": small_detr(), "criterion": SetCriterion(), "metric": "AP"}
+    for own in (expressions, phrases):
+        with pytest.raises(UserError, match=r"data\.train has phrases"):
+            prepare(experiment(train=((own, 1.0), (own, 1.0)), val=None, **plain))
+        with pytest.raises(UserError, match=r"data\.val has phrases"):
+            prepare(experiment(val=own, **plain))
+
+
+@pytest.mark.parametrize(("lvis", "length", "captions"), [(True, 256, 2), (False, 64, 3)])
+def test_training_and_the_command_ask_for_the_same(tmp_path, monkeypatch, lvis, length, captions):
+    names = [f"{a} {b}" for a in ("red", "blue", "old", "new", "big") for b in "abcdefghij"]
+    path = save_coco(tmp_path / "data.json", names, 1)
+    if lvis:
+        content = json.loads(path.read_text())
+        content["images"][0]["neg_category_ids"] = []
+        content["categories"] = [c | {"frequency": "f"} for c in content["categories"]]
+        path.write_text(json.dumps(content))
+    asked = []
+    monkeypatch.setattr(told, "make_evaluator", lambda *_, prompts, **__: asked.append(prompts))
+    session = prepare(experiment(val=str(path), metric="AP", prompts=prompts(length=length)))
+    session.evaluator()
+    saved = weights()._replace(text_length=length)
+    command.prepare("told", saved).evaluator(open_dataset(path))
+    assert [x.tokens.shape for x in asked] == [(captions, 50, length)] * 2
+    np.testing.assert_array_equal(asked[0].captions.ids, asked[1].captions.ids)
+
+
+def told_by(source: str | None, init: str | None = None) -> str:
+    words = dataclasses.replace(prompts(), vocabulary=source)
+    return prompts_for(experiment(prompts=words, init=init), Told()).vocabulary
+
+
+def test_a_vocabulary_may_be_that_of_the_weights(tmp_path, monkeypatch):
+    saved = tmp_path / "weights"
+    saved.mkdir()
+    shutil.copy(vocabulary(), saved)
+    for nothing in (None, ""):
+        assert told_by(nothing, str(saved)) == str(saved / "vocab.txt")
+    assert told_by(vocabulary(), str(saved)) == vocabulary()
+    monkeypatch.setattr(hub, "fetch_vocabulary", lambda *_: saved)
+    assert told_by(None, "lab/words") == str(saved / "vocab.txt")
+    with pytest.raises(
+        UserError, match=r"and there are no weights \(init\) to bring one: set data"
+    ):
+        told_by(None)
+    with pytest.raises(
+        UserError, match=r"and .*\.pth has none: set data\.prompts\.vocabulary to a"
+    ):
+        told_by(None, str(tmp_path / "official.pth"))
+
+
+def test_a_vocabulary_may_be_an_id(tmp_path, monkeypatch):
+    shutil.copy(vocabulary(), tmp_path)
+    monkeypatch.setattr(hub, "fetch_vocabulary", lambda *_: tmp_path)
+    words = dataclasses.replace(prompts(), vocabulary="lab/words")
+    session = prepare(experiment(prompts=words, val=None))
+    assert session.given.data.prompts == words
+    assert session.experiment.data.prompts.vocabulary == str(tmp_path / "vocab.txt")
+    assert session.loader.batch(0).captions is not None
+
+
 def test_a_run_may_mix_data_sets_of_different_classes():
     mixed = ((f"coloured:train?{SHAPES}8", 3.0), (f"synthetic:shapes?{SHAPES}8", 1.0))
     session = prepare(experiment(train=mixed, val=None))
@@ -183,14 +300,14 @@ def test_data_sets_and_evaluations_can_be_set_on_the_command_line():
     assert settings(experiment())["data.val"] == SETS
 
 
-def test_classes_of_several_captions_are_found_as_if_each_were_asked_alone():
+def test_classes_of_several_captions_are_found_as_if_each_were_asked_alone(tokenizer):
     model, names = Told(), list(NAMES[:10])
     inputs = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), abstract_inputs(model))
     params = model.init(jax.random.key(0), *inputs)["params"]
     pixels = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3), np.uint8)
     images = normalize(inputs[0].replace(pixels=pixels, mask=np.ones((2, 64, 64), bool)))
     sizes = np.asarray([[64, 64], [50, 70]])
-    asked = class_prompts(names, prompter().tokenizer, 64, at_once=4)
+    asked = class_prompts(names, tokenizer, 64, at_once=4)
     assert len(asked.tokens) == 3
     scores = []
     for caption in range(3):
@@ -210,9 +327,9 @@ def test_classes_of_several_captions_are_found_as_if_each_were_asked_alone():
                 assert np.isclose(every[row, :, label], score, rtol=1e-5).any()
 
 
-def test_prompts_are_for_models_that_read_them():
+def test_prompts_are_for_models_that_read_them(tokenizer):
     dataset = open_dataset(SETS["seen"])
-    asked, ids = evaluation_prompts(prompter(length=128), dataset.classes)
+    asked, ids = ask_classes(dataset.classes, tokenizer, 128)
     with pytest.raises(ValueError, match="prompts are for models that read captions"):
         make_evaluator(Told(), dataset, category_ids=ids)
     with pytest.raises(ValueError, match="prompts are for models that read captions"):
@@ -280,6 +397,7 @@ def test_one_command_trains_grounding_dino_and_judges_it_on_two_sets(tmp_path):
     loaded = from_pretrained(workdir / "best")
     assert loaded.classes.names == NAMES
     assert loaded.vocabulary is not None
+    assert loaded.text_length == 128
     metrics = tmp_path / "metrics.json"
     jaxseg("eval", workdir / "best", "coloured:held_out?size=64&count=2", "--json", metrics)
     judged = json.loads(metrics.read_text())["metrics"]["AP50"]
