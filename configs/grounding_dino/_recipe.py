@@ -16,8 +16,7 @@ from jaxseg.train.optim import Optimizer
 from jaxseg.train.schedule import Schedule
 from jaxseg_configs.dino._recipe import BUCKETS
 
-# Of google-bert/bert-base-uncased: the folder in which its vocab.txt lies.
-VOCABULARY = "data/bert-base-uncased"
+VOCABULARY = "google-bert/bert-base-uncased"
 CRITERION = SetCriterion(
     classes=TokenClasses(),
     loss_ce=2.0,
@@ -53,9 +52,7 @@ def pretraining(model: nn.Module, train: str | tuple[tuple[str, float], ...]) ->
     BERT learns at a tenth of the rate, as the paper has it; theirs stays as it is, which is
     `optimizer.frozen=[("^bert/",True)]`.
     """
-    return recipe(
-        model, train, ZERO_SHOT, epochs=15, drop_every=4, max_labels=50, metric="coco/AP"
-    )
+    return recipe(model, train, ZERO_SHOT, epochs=15, drop_every=4, max_labels=50, metric="coco/AP")
 
 
 def recipe(
@@ -66,6 +63,7 @@ def recipe(
     epochs: float,
     drop_every: int,
     max_labels: int = 80,
+    vocabulary: str | None = VOCABULARY,
     optimizer: Optimizer = OPTIMIZER,
     **fields,
 ) -> Experiment:
@@ -77,6 +75,7 @@ def recipe(
       val: one or several by name.
       epochs, drop_every: the rate drops by ten after every so many epochs.
       max_labels: names that an image is asked for.
+      vocabulary: a file, folder or Hugging Face id; None is that of `init`.
       fields: of `Experiment`.
     """
     drops = tuple(at / epochs for at in range(drop_every, int(epochs), drop_every))
@@ -88,7 +87,7 @@ def recipe(
             batch_size=16,
             buckets=BUCKETS,
             transform=detr_augmentation(),
-            prompts=Prompts(VOCABULARY, max_labels=max_labels),
+            prompts=Prompts(vocabulary, max_labels=max_labels),
             workers=8,
         ),
         criterion=CRITERION,

@@ -5,7 +5,8 @@
         text=google-bert/bert-base-uncased
 
 Objects365's annotations as ODVG with their label map; COCO and LVIS, which it never sees, are asked
-for by the names of their classes. `data.prompts.vocabulary` is the folder of BERT's vocab.txt.
+for by the names of their classes. `data.prompts.vocabulary` is BERT's, from the
+Hugging Face hub.
 
 Hardware: 16 accelerators of 32 GB (the paper's: 16 V100, two images each).
 Expected: zero-shot 46.7 AP on COCO's val2017, 16.1 on LVIS (the paper's); not run here.
