@@ -7,7 +7,8 @@ Any folder in COCO's form will do: its classes are the names. Words are spelt by
 enough to tell three of them apart; to speak more of a language, begin with BERT
 (`data.prompts.vocabulary=...` and a model with its sizes).
 
-Hardware: two CPU cores.
+Hardware: two CPU cores, about an hour.
+Expected: AP / AP50 (averaged weights) 18.2 / 54.6 after the first 500 of 1,500 steps.
 """
 
 import dataclasses
@@ -27,4 +28,5 @@ def experiment() -> Experiment:
         model=grounding_dino.tiny(vocabulary=MODEL["vocabulary"], canvas="padded"),
         data=dataclasses.replace(base.data, prompts=Prompts(str(WORDS), length=32)),
         criterion=CRITERION,
+        steps=1500,
     )

@@ -4,10 +4,11 @@
         data.train=cells/train.json data.val=cells/val.json
 
 `init` is a Hugging Face id, a folder, or an official file, which has no vocabulary: add
-`data.prompts.vocabulary=google-bert/bert-base-uncased` then. Classes are asked for by their names, with names that are absent among them, so nothing starts
-afresh. What the model knew before can be watched: give a second evaluation,
-`'data.val={"own": "cells/val.json", "coco": "coco:data/coco/val2017"}' metric=own/AP`. BERT stays
-as it is, which costs little and keeps more of the rest; `optimizer.frozen=()` trains it too.
+`data.prompts.vocabulary=google-bert/bert-base-uncased` then. Classes are asked for by their names,
+with names that are absent among them, so nothing starts afresh. What the model knew before can be
+watched: give a second evaluation, `'data.val={"own": "cells/val.json", "coco":
+"coco:data/coco/val2017"}' metric=own/AP`. BERT stays as it is, which costs little and keeps more of
+the rest; `optimizer.frozen=()` trains it too.
 
 Hardware: one accelerator with 24 GB.
 Expected: 57.3 AP on COCO's val2017 from the released weights (Open-GroundingDino's, with BERT

@@ -1,4 +1,4 @@
-"""Grounding DINO Swin-T on detection, grounding and captions (arXiv 2303.05499, table 2: OGC).
+"""Grounding DINO Swin-T on detection, grounding and captions (arXiv 2303.05499; OGC).
 
     jaxseg train grounding_dino/goldg_cap4m_swin_t \
         backbone=swin_tiny_patch4_window7_224.pth \

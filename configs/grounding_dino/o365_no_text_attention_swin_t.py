@@ -1,4 +1,4 @@
-"""Grounding DINO without text cross-attention (arXiv 2303.05499, table 6).
+"""Grounding DINO without text cross-attention (arXiv 2303.05499, its ablations).
 
     jaxseg train grounding_dino/o365_no_text_attention_swin_t \
         backbone=swin_tiny_patch4_window7_224.pth \

@@ -1,4 +1,4 @@
-"""Grounding DINO Swin-T on Objects365 (arXiv 2303.05499, table 2 and the first row of table 6).
+"""Grounding DINO Swin-T on Objects365 (arXiv 2303.05499, the first row of its ablations).
 
     jaxseg train grounding_dino/o365_swin_t \
         backbone=swin_tiny_patch4_window7_224.pth \

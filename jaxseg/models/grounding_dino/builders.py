@@ -1,4 +1,4 @@
-"""One function for each published Grounding DINO (arXiv 2303.05499, table 2), and a small one."""
+"""One function for each published Grounding DINO (arXiv 2303.05499), and a small one."""
 
 from collections.abc import Sequence
 
