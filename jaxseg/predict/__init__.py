@@ -6,7 +6,8 @@ from jaxseg.predict.detector import Detector
 from jaxseg.predict.draw import draw
 from jaxseg.predict.draw_masks import draw_masks
 from jaxseg.predict.draw_scene import draw_scene
-from jaxseg.predict.grounded import GroundedDetector, GroundedPrediction
+from jaxseg.predict.grounded import GroundedDetector
+from jaxseg.predict.grounded_result import GroundedPrediction
 from jaxseg.predict.grounded_segmenter import GroundedSegmenter
 from jaxseg.predict.mask_generator import AutomaticMaskGenerator
 from jaxseg.predict.panoptic import Scene

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxseg.predict.grounded import BOX, WORDS, GroundedDetector, GroundedPrediction
+from jaxseg.predict.grounded import BOX, WORDS, GroundedDetector
+from jaxseg.predict.grounded_result import GroundedPrediction
 from jaxseg.predict.phrases import Text
 from jaxseg.predict.preprocess import ImageSource, Prepared, load_image
 from jaxseg.predict.prompts import Prompt

@@ -80,6 +80,7 @@ def open_words(
     from jaxseg.models.grounding_dino import GroundingDino
     from jaxseg.models.sam import Sam
     from jaxseg.predict.grounded_segmenter import GroundedSegmenter
+    from jaxseg.text.spans import LENGTH
 
     if isinstance(weights.model, Sam):
         raise UserError(
@@ -96,6 +97,7 @@ def open_words(
         weights.params,
         weights.tokenizer(args.vocab),
         weights.image,
+        length=weights.text_length or LENGTH,
         batch_size=args.batch_size,
         nms_iou=args.nms_iou,
     )

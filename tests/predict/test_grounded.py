@@ -11,7 +11,7 @@ import pytest
 from jaxseg.errors import UserError
 from jaxseg.ops.nms import nms
 from jaxseg.predict import GroundedDetector
-from jaxseg.predict.grounded import Finder, Row
+from jaxseg.predict.grounded_result import Finder, Row
 from jaxseg.predict.phrases import Pass, Wanted, plan
 from jaxseg.predict.result import NotFinite
 from jaxseg.text.spans import phrase_of
