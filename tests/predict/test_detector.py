@@ -199,7 +199,7 @@ def test_a_threshold_that_is_no_share_is_refused(detector, threshold):
 def test_a_list_is_not_held_in_memory(detector, monkeypatch):
     large = np.zeros((1500, 2000, 3), np.uint8)  # 9 MB, 20 kB as the model sees it
     empty = Answer(*[np.zeros((1, 0))] * 3, None)
-    monkeypatch.setattr(detector, "_run", lambda images, bucket: empty)
+    monkeypatch.setattr(detector, "_detect", lambda params, canvases, sizes: empty)
     monkeypatch.setattr("jaxseg.predict.detector.best_first", lambda *_, **__: None)
     tracemalloc.start()
     try:
