@@ -6,6 +6,13 @@ VOCABULARY is the vocab.txt of google-bert/bert-base-uncased. Prints the ratio o
 ours (above 1: ours is faster) of the forward pass at 800 × 1066, each the best of several runs
 taken in turn: 4 names and COCO's 80, one image and four. Needs the extra `test`; nothing is
 downloaded.
+
+On two cores of a virtual x86 server (AMD Zen 5, AVX-512, jax 0.10.2, torch 2.13.0), otherwise idle:
+
+    4 names, one image      1.83
+    80 names, one image     1.70
+    4 names, four images    1.78
+    80 names, four images   1.58
 """
 
 import argparse
