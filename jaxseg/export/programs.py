@@ -71,13 +71,18 @@ def programs_of(
       batch_size, canvases: of a detector; None are those that it predicts with.
 
     Raises:
-      UserError: a canvas or batch size that it cannot have.
+      UserError: a canvas or batch size that it cannot have, or a model that reads texts.
     """
     if isinstance(pretrained.model, Sam):
         if canvases is not None:
             side = pretrained.model.canvas_size
             raise UserError(f"Segment Anything's canvas is {side}x{side}: leave canvases out")
         return _sam(pretrained)
+    if not hasattr(pretrained.model, "num_classes"):
+        raise UserError(
+            f"detectors and Segment Anything are exported; a {type(pretrained.model).__name__}, "
+            "which reads texts, is not"
+        )
     return _detector(pretrained, batch_size, canvases)
 
 

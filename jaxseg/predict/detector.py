@@ -13,6 +13,7 @@ from jaxseg.data.classes import Classes
 from jaxseg.errors import UserError, require_share
 from jaxseg.models.detr.segments import THRESHOLD
 from jaxseg.ops.images import normalize
+from jaxseg.params import reads_captions
 from jaxseg.predict.batches import Batches
 from jaxseg.predict.masks import ImageMasks, QueryMasks, predicts_masks, query_masks
 from jaxseg.predict.panoptic import Scene
@@ -76,11 +77,10 @@ class Detector(Batches):
             names than labels.
         """
         if not hasattr(model, "num_classes"):
-            raise UserError(
-                f"a {type(model).__name__} finds no objects by itself: prompt Segment Anything "
-                "with predict.SamPredictor, tell Grounding DINO what to find with "
-                "predict.GroundedDetector"
-            )
+            how = "prompt Segment Anything with predict.SamPredictor"
+            if reads_captions(model):
+                how = "tell it what to find with predict.GroundedDetector"
+            raise UserError(f"a {type(model).__name__} finds no objects by itself: {how}")
         super().__init__(model.stride, image, batch_size, buckets)
         self.model = model.clone(canvas="exact")
         self.params = jax.device_put(params)

@@ -11,8 +11,11 @@ from jaxseg.checkpoints import from_pretrained
 from jaxseg.cli import main
 from jaxseg.errors import UserError
 from jaxseg.export import write_export
+from jaxseg.export.programs import programs_of
 from jaxseg.exported import INFO, load
+from jaxseg.models import build
 from jaxseg.predict import Detector, Prompt, SamPredictor
+from jaxseg.pretrained import ImageConfig, Pretrained
 from tests.export.dino import save_dino
 from tests.predict.small_sam import save_small
 from tests.predict.tiny import save_tiny
@@ -292,3 +295,10 @@ def test_half_precision_inside_is_float32_outside(folder, predictor):
     assert 1e-6 < difference < 5e-2
     answer = half["decode"](embedding=embedding[:1], boxes=[[[3, 4, 30, 25]]])
     assert answer["logits"].dtype == answer["iou"].dtype == np.float32
+
+
+def test_models_that_read_texts_are_refused_by_name():
+    for name in ("grounding_dino.tiny", "clip.tiny"):
+        pretrained = Pretrained(build(name), {}, None, ImageConfig(), name, {})
+        with pytest.raises(UserError, match="which reads texts, is not"):
+            programs_of(pretrained)
