@@ -161,7 +161,8 @@ def _say_end(args: argparse.Namespace, outcome, checkpoints, experiment) -> None
     if checkpoints.best_step is not None:
         weights = workdir / "best"
         print(f"best {experiment.metric}, at step {checkpoints.best_step}: {weights}")
-    print(f"try them:  {program()} predict IMAGES --weights {shlex.quote(str(weights))}")
+    told = "" if experiment.data.prompts is None else " --text 'WORDS. WORDS.'"
+    print(f"try them:  {program()} predict IMAGES --weights {shlex.quote(str(weights))}{told}")
 
 
 def _next(args: argparse.Namespace) -> str:
