@@ -79,7 +79,7 @@ def test_configs_name_their_builder(changes, name):
             r"out_indices must be \[2, 3, 4\]; got \[-1\]",
         ),
         (SINGLE | {"backbone": "resnet18"}, "a dilated backbone must be .*; got resnet18"),
-        ({"model_type": "conditional_detr"}, "one of detr, .*, dab-detr, .*sam, clip; got 'conditional"),
+        ({"model_type": "conditional_detr"}, "one of detr, .*, sam, clip; got 'conditional"),
     ],
 )
 def test_an_unsupported_field_is_named(changes, message):
