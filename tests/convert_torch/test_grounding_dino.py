@@ -208,9 +208,11 @@ def test_a_bert_begins_a_training_from_every_form_that_holds_one(folder, tmp_pat
 
 def test_a_native_folder_keeps_the_vocabulary(folder, tmp_path):
     pretrained = from_pretrained(folder[0])
+    words = tmp_path / "words.txt"  # whatever it was called
+    shutil.copyfile(pretrained.vocabulary, words)
     save_pretrained(
         tmp_path / "native", pretrained.name, pretrained.kwargs, pretrained.params,
-        vocabulary=pretrained.vocabulary,
+        vocabulary=words,
     )  # fmt: skip
     again = from_pretrained(tmp_path / "native")
     assert again.vocabulary == tmp_path / "native/vocab.txt"
